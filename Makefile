@@ -57,7 +57,19 @@ generate: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) ## regenerate the Go and Python stub
 	.venv/bin/buf format -w proto
 	PATH="$(TOOLS):$$PATH" .venv/bin/buf generate
 
-# --- servers ---------------------------------------------------------------------------------------------------------
+.PHONY: released-image
+released-image: $(VENV) $(PROTO_DEPS) ## renew proto/released.binpb, what breaking changes are measured against: at a release only
+	.venv/bin/buf build proto --exclude-source-info -o proto/released.binpb
+
+# What `make generate` would write, beside what is committed.
+.PHONY: check-generated
+check-generated: $(VENV) $(GO_TOOLS) $(PROTO_DEPS)
+	rm -rf build/generated
+	PATH="$(TOOLS):$$PATH" .venv/bin/buf generate -o build/generated
+	diff -r build/generated/go/gen go/gen || { echo 'stale Go stubs: run make generate' >&2; exit 1; }
+	diff -r -x __pycache__ build/generated/python/concord_proto python/concord_proto || { echo 'stale Python stubs: run make generate' >&2; exit 1; }
+
+# --- servers and models ----------------------------------------------------------------------------------------------
 
 .PHONY: build
 build: bin/inference-server $(LIBORT) ## build bin/inference-server, with libonnxruntime beside it
@@ -68,6 +80,73 @@ bin/inference-server: FORCE
 $(LIBORT): $(VENV)
 	mkdir -p bin
 	cp "$$($(PY) -c 'import importlib.util,pathlib; print(pathlib.Path(importlib.util.find_spec("onnxruntime").origin).parent)')/capi/libonnxruntime.so.$(ORT_VERSION)" $@
+
+EXPORTER := $(shell find exporters/concord_export -name '*.py')
+
+.PHONY: models
+models: models/breast-cancer/1/manifest.json models/mixed/1/manifest.json ## export the demo's models into models/
+
+models/breast-cancer/1/manifest.json: $(VENV) $(EXPORTER)
+	.venv/bin/concord-export sklearn concord_export.models.breast_cancer:source models/breast-cancer/1 --replace
+
+models/mixed/1/manifest.json: $(VENV) $(EXPORTER)
+	.venv/bin/concord-export sklearn concord_export.models.mixed:source models/mixed/1 --replace
+
+.PHONY: demo
+demo: build models ## export the models, ask both servers the same real questions, compare the answers
+	$(PY) demo/demo.py
+
+.PHONY: serve
+serve: build models ## run the Go server on 127.0.0.1:50051 until interrupted
+	bin/inference-server --models models
+
+.PHONY: certs
+certs: $(VENV) ## make a local certificate authority and a server certificate for development in certs/
+	mkdir -p certs
+	$(PY) -m trustme --dir certs --identities localhost 127.0.0.1 ::1
+	@echo 'server: --tls-cert certs/server.pem --tls-key certs/server.key; clients trust certs/client.pem'
+
+DIST := concord-inference-server-$(shell go env GOOS)-$(shell go env GOARCH)
+
+.PHONY: dist
+dist: build ## make dist/, a tarball of the Go server that runs elsewhere
+	rm -rf dist/$(DIST) && mkdir -p dist/$(DIST)
+	cp bin/inference-server $(LIBORT) LICENSE README.md dist/$(DIST)/
+	from=$$($(PY) -c 'import importlib.util,pathlib; print(pathlib.Path(importlib.util.find_spec("onnxruntime").origin).parent)') && \
+	  cp "$$from/LICENSE" dist/$(DIST)/LICENSE.onnxruntime && cp "$$from/ThirdPartyNotices.txt" dist/$(DIST)/ThirdPartyNotices.onnxruntime.txt
+	tar -C dist -czf dist/$(DIST).tar.gz $(DIST)
+	@ls -l dist/$(DIST).tar.gz
+
+# --- proving ---------------------------------------------------------------------------------------------------------
+
+PYTHON_SOURCES := python/concord_server python/concord_client exporters/concord_export conformance/concord_conformance demo proto/plugins
+
+.PHONY: check
+check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and types of everything; stale stubs and breaking changes fail
+	test -z "$$(gofmt -l go | tee /dev/stderr)"
+	cd go && go vet ./... && $(TOOLS)/staticcheck ./...
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/mypy $(PYTHON_SOURCES)
+	.venv/bin/buf lint proto && .venv/bin/buf format --diff --exit-code proto
+	.venv/bin/buf breaking proto --against proto/released.binpb
+
+.PHONY: test
+test: build models ## run every test: Go, Python, exporters, conformance on both servers
+	cd go && CONCORD_ORT_LIBRARY=$(CURDIR)/$(LIBORT) go test ./...
+	$(PY) -m pytest python/tests exporters/tests conformance/tests demo
+	$(MAKE) --no-print-directory conformance
+
+CONFORMANCE := $(PY) -m concord_conformance
+ON_FIXTURES := --models conformance/fixtures --listen 127.0.0.1:0 --http 127.0.0.1:0
+
+.PHONY: conformance
+conformance: build ## run the conformance suite against both servers; reports in reports/
+	$(CONFORMANCE) --known-failing conformance/known_failing/go.txt --report reports/go -- bin/inference-server $(ON_FIXTURES)
+	$(CONFORMANCE) --known-failing conformance/known_failing/python.txt --report reports/python -- $(PY) -m concord_server $(ON_FIXTURES)
+
+.PHONY: clean
+clean: ## remove what was built; .venv and certs stay
+	rm -rf bin build dist models reports
 
 .PHONY: FORCE
 FORCE:

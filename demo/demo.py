@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start both servers on the exported models, ask them the same real questions, and compare the answers.
+
+    python demo/demo.py
+
+Exit code 0 only if both servers gave the same bits for every question.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+from concord_client import Client, Prediction
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_breast_cancer, load_iris
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+READY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Question:
+    """A real row: what it is, what is asked, and what is true."""
+
+    title: str
+    model_id: str
+    features: Mapping[str, float | str]
+    truth: str
+
+
+def questions() -> Iterator[Question]:
+    """Rows of scikit-learn's bundled data: patients with a known diagnosis, flowers with a measured petal."""
+    cancer = load_breast_cancer()
+    for row in (0, 19, 135, 297, 568):
+        yield Question(
+            title=f"patient {row}: malignant or benign?",
+            model_id="breast-cancer",
+            features=dict(zip(cancer.feature_names.tolist(), cancer.data[row].tolist(), strict=True)),
+            truth=str(cancer.target_names[cancer.target[row]]),
+        )
+    iris = load_iris()
+    for row in (0, 60, 118):
+        sepal_length, sepal_width, petal_length, petal_width = iris.data[row].tolist()
+        yield Question(
+            title=f"iris {row}: how wide is the petal?",
+            model_id="mixed",
+            features={
+                "species": str(iris.target_names[iris.target[row]]),
+                "sepal length": sepal_length,
+                "sepal width": sepal_width,
+                "petal length": petal_length,
+            },
+            truth=f"{petal_width} cm",
+        )
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its gRPC address, and how long it took to be ready."""
+
+    name: str
+    address: str
+    pid: int
+    seconds_to_ready: float
+
+
+def ready_line(stream: IO[str], process: subprocess.Popen[str]) -> dict[str, str | int]:
+    """The JSON line that a server prints when it is ready; the process is ended if none comes in time."""
+    guard = threading.Timer(READY_SECONDS, process.kill)
+    guard.start()
+    try:
+        line = stream.readline()
+    finally:
+        guard.cancel()
+    if not line:
+        raise SystemExit(f"{process.args!r} ended before it was ready (exit code {process.wait()})")
+    ready: dict[str, str | int] = json.loads(line)
+    return ready
+
+
+@contextmanager
+def serving(name: str, command: Sequence[str], log: IO[str]) -> Iterator[Server]:
+    """A server on free ports of 127.0.0.1, ended by SIGTERM."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(  # noqa: S603
+        [*command, "--models", str(ROOT / "models"), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None  # noqa: S101
+        ready = ready_line(process.stdout, process)
+        yield Server(name, str(ready["grpc"]), process.pid, time.perf_counter() - begin)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def bits(answer: Prediction) -> tuple[tuple[tuple[str, bytes], ...], tuple[tuple[str, str], ...]]:
+    """All numbers of an answer by their bits, and its other outputs."""
+    numbers = tuple(sorted((name, struct.pack("<f", value)) for name, value in answer.predictions.items()))
+    return numbers, tuple(sorted((name, repr(value)) for name, value in answer.outputs.items()))
+
+
+def shown(answer: Prediction) -> str:
+    """An answer for a table cell."""
+    numbers = [f"{name} {value:.6g}" for name, value in sorted(answer.predictions.items(), key=lambda p: -p[1])[:2]]
+    return ", ".join([*(f"[bold]{value}[/bold]" for value in answer.outputs.values()), *numbers])
+
+
+def milliseconds(client: Client, question: Question, calls: int = 51) -> float:
+    """Median time of one call, in milliseconds, seen by the caller."""
+    times = []
+    for _ in range(calls):
+        begin = time.perf_counter()
+        client.predict(question.model_id, question.features)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) * 1e3
+
+
+def main() -> int:
+    console = Console(width=max(Console().width, 118))
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile("w+"))
+        try:
+            servers = [
+                stack.enter_context(serving("Go", [str(ROOT / "bin" / "inference-server")], log)),
+                stack.enter_context(serving("Python", [sys.executable, "-m", "concord_server"], log)),
+            ]
+        except SystemExit:
+            log.seek(0)
+            sys.stderr.write(log.read())
+            raise
+        clients = [stack.enter_context(Client(server.address)) for server in servers]
+        table = Table(title="The same questions to two servers", title_justify="left", expand=False)
+        for heading in ("question", "truth", *(server.name for server in servers), "bits"):
+            table.add_column(heading)
+        asked = list(questions())
+        different = 0
+        for question in asked:
+            answers = [client.predict(question.model_id, question.features) for client in clients]
+            same = len({bits(answer) for answer in answers}) == 1
+            different += not same
+            table.add_row(question.title, question.truth, *map(shown, answers), "equal" if same else "[red]DIFFER[/red]")
+        console.print(table)
+        for server, client in zip(servers, clients, strict=True):
+            median = milliseconds(client, asked[0])
+            console.print(
+                f"{server.name:6}  ready in {server.seconds_to_ready:.2f} s, {median:.2f} ms a call from one caller"
+                f" (median of 51)",
+                highlight=False,
+            )
+        if different:
+            console.print(f"[red]{different} of {len(asked)} answers differ[/red]")
+            return 1
+        console.print(f"[green]{len(asked)} of {len(asked)} answers are equal bit for bit.[/green]")
+    go_on = json.dumps({"model_id": "mixed", "features": grpcurl_features(asked[-1])}, ensure_ascii=False)
+    console.print("\nGo on: `make serve` in one terminal, and in another", highlight=False)
+    print(
+        f"  build/tools/grpcurl -plaintext -d '{go_on}' \\\n    127.0.0.1:50051 inference.v1.InferenceService/Predict",
+    )
+    return 0
+
+
+def grpcurl_features(question: Question) -> dict[str, dict[str, float | str]]:
+    """The features as proto JSON."""
+    return {
+        name: {"string_value": value} if isinstance(value, str) else {"float_value": value}
+        for name, value in question.features.items()
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.exit(main())
