@@ -44,12 +44,13 @@ lock: $(VENV) ## resolve requirements/*.in anew into the lock files
 
 # --- contract --------------------------------------------------------------------------------------------------------
 
-# google/api and google/rpc come from a package, so that they need not be copied into this repository.
+# google/api, google/rpc and onnx come from packages, so that they need not be copied into this repository.
 $(PROTO_DEPS): $(VENV)
 	rm -rf build/proto-deps && mkdir -p build/proto-deps/google
 	from=$$($(PY) -c 'import google.rpc; print(list(google.rpc.__path__)[0])')/.. && \
 	for f in api/annotations api/http rpc/status rpc/error_details; do \
 	  install -D -m 644 "$$from/$$f.proto" "build/proto-deps/google/$$f.proto"; done
+	install -D -m 644 "$$($(PY) -c 'import importlib.util,pathlib; print(pathlib.Path(importlib.util.find_spec("onnx").origin).parent)')/onnx-ml.proto" build/proto-deps/onnx/onnx-ml.proto
 	touch $@
 
 .PHONY: generate

@@ -33,7 +33,8 @@ def main() -> None:
     response = plugin_pb2.CodeGeneratorResponse(
         supported_features=plugin_pb2.CodeGeneratorResponse.FEATURE_PROTO3_OPTIONAL
     )
-    files = sorted(request.file_to_generate)
+    # The onnx package has ONNX's own messages, and a process can register them only once.
+    files = sorted(name for name in request.file_to_generate if not name.startswith("onnx/"))
     packages = {name.rpartition("/")[0].replace("/", ".") for name in files}
     with tempfile.TemporaryDirectory() as folder:
         tmp = pathlib.Path(folder)
