@@ -1,1 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Clients of a Concord server: one blocking, one for asyncio.
+
+    from concord_client import Client
+
+    with Client("127.0.0.1:50051") as client:
+        answer = client.predict("breast-cancer", {"mean radius": 17.99, ...})
+        print(answer.label, answer.predictions)
+
+A failed call is a ConcordError: `help(concord_client._errors)` draws the tree.
+"""
+
+from __future__ import annotations
+
+from concord_client._aio import AsyncClient
+from concord_client._answers import Answer, Feature, Health, Model, ModelVersion, Output, Prediction, Timing
+from concord_client._channel import MAX_MESSAGE_BYTES
+from concord_client._client import Client
+from concord_client._conversation import InferenceConfig
+from concord_client._errors import (
+    CallCancelledError,
+    ConcordError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnimplementedError,
+    Violation,
+)
+from concord_client._values import Features, FeatureValue, Value
+
+__all__ = [
+    "MAX_MESSAGE_BYTES",
+    "Answer",
+    "AsyncClient",
+    "CallCancelledError",
+    "Client",
+    "ConcordError",
+    "DeadlineExceededError",
+    "FailedPreconditionError",
+    "Feature",
+    "FeatureValue",
+    "Features",
+    "Health",
+    "InferenceConfig",
+    "InternalError",
+    "InvalidArgumentError",
+    "Model",
+    "ModelVersion",
+    "NotFoundError",
+    "Output",
+    "PermissionDeniedError",
+    "Prediction",
+    "ResourceExhaustedError",
+    "Timing",
+    "UnauthenticatedError",
+    "UnavailableError",
+    "UnimplementedError",
+    "Value",
+    "Violation",
+]

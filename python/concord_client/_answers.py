@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What calls give back. Each object holds the message that it was made from in `proto`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from concord_proto.inference.v1 import inference_service_pb2, model_pb2
+
+from concord_client._errors import ConcordError, error_from_status
+from concord_client._values import read_value
+
+
+class Health(enum.StrEnum):
+    """The health of a server, service or model."""
+
+    UNKNOWN = "UNKNOWN"
+    SERVING = "SERVING"
+    NOT_SERVING = "NOT_SERVING"
+    SERVICE_UNKNOWN = "SERVICE_UNKNOWN"
+
+
+_HEALTH = (Health.UNKNOWN, Health.SERVING, Health.NOT_SERVING, Health.SERVICE_UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the server spent the time of one request."""
+
+    queue_ms: float
+    """Waiting for an executor."""
+    compute_ms: float
+    """The execution that held this request; requests executed together each report all of it."""
+    batch_rows: int
+    """Rows in that execution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one request."""
+
+    model_id: str
+    model_version: str
+    """The number of the version that answered, also where a label or nothing was asked for."""
+    request_id: str
+    predictions: dict[str, float]
+    """Numbers by name, in the order of the names. Each is exactly the float32 that the model gave."""
+    outputs: dict[str, Any]
+    """Outputs that a float cannot hold, by name: bool, int, float, str, or a list (row-major; of booleans as 0 and
+    1)."""
+    latency_ms: float
+    """The server's total time."""
+    timing: Timing
+    seed: int
+    """The seed of a sampled generation, else 0."""
+    proto: inference_service_pb2.PredictResponse = field(repr=False, compare=False)
+
+    @property
+    def label(self) -> Any:
+        """The output named "label", where classifiers put the class; None where the model has no such output."""
+        return self.outputs.get("label")
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One input of a model."""
+
+    name: str
+    type: str
+    """FLOAT, DOUBLE, INT64, BOOL or STRING."""
+    shape: tuple[int, ...]
+    """() for a scalar; -1 is any length."""
+    required: bool
+    default: Any
+    """What a request without it takes; None where it is required."""
+    description: str
+    proto: model_pb2.Feature = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One number of Answer.predictions."""
+
+    name: str
+    description: str
+    proto: model_pb2.Prediction = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One value of Answer.outputs."""
+
+    name: str
+    type: str
+    """FLOAT, DOUBLE, INT64, BOOL or STRING."""
+    shape: tuple[int, ...]
+    """For one row: () for a scalar; -1 where the length depends on the input."""
+    description: str
+    proto: model_pb2.Output = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of a model; of a failed one only the fields up to error are set."""
+
+    version: str
+    state: str
+    """LOADING, READY, FAILED or DRAINING."""
+    error: ConcordError | None
+    """Why it failed: what a request to it would raise."""
+    kind: str
+    """TABULAR, TENSOR, GENERATOR or RECOMMENDER."""
+    description: str
+    features: tuple[Feature, ...]
+    predictions: tuple[Prediction, ...]
+    outputs: tuple[Output, ...]
+    verified: bool
+    """Whether hashes and golden cases of its package held on this server."""
+    proto: model_pb2.ModelVersion = field(repr=False, compare=False)
+    """The rest: tensors, parity record, batching, ready time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the catalog tells of one model."""
+
+    model_id: str
+    default_version: str
+    """The version that answers where none is asked for; empty while none is ready."""
+    labels: dict[str, str]
+    """Version numbers by label."""
+    versions: tuple[ModelVersion, ...]
+    """By ascending number."""
+    proto: model_pb2.Model = field(repr=False, compare=False)
+
+
+def answer(model_id: str, proto: inference_service_pb2.PredictResponse) -> Answer:
+    return Answer(
+        model_id=model_id,
+        model_version=proto.model_version,
+        request_id=proto.request_id,
+        predictions=dict(sorted(proto.predictions.items())),
+        outputs={name: read_value(value) for name, value in sorted(proto.outputs.items())},
+        latency_ms=proto.latency_ms,
+        timing=Timing(proto.timing.queue_ms, proto.timing.compute_ms, proto.timing.batch_rows),
+        seed=proto.seed,
+        proto=proto,
+    )
+
+
+def health(proto: inference_service_pb2.HealthCheckResponse) -> Health:
+    return _HEALTH[proto.status] if 0 <= proto.status < len(_HEALTH) else Health.UNKNOWN
+
+
+def model(proto: model_pb2.Model) -> Model:
+    return Model(
+        model_id=proto.model_id,
+        default_version=proto.default_version,
+        labels=dict(sorted(proto.labels.items())),
+        versions=tuple(map(_version, proto.versions)),
+        proto=proto,
+    )
+
+
+def _version(proto: model_pb2.ModelVersion) -> ModelVersion:
+    return ModelVersion(
+        version=proto.version,
+        state=_short(model_pb2.ModelState, "MODEL_STATE_", proto.state),
+        error=error_from_status(proto.error) if proto.HasField("error") else None,
+        kind=_short(model_pb2.ModelKind, "MODEL_KIND_", proto.kind),
+        description=proto.description,
+        features=tuple(map(_feature, proto.features)),
+        predictions=tuple(Prediction(p.name, p.description, p) for p in proto.predictions),
+        outputs=tuple(
+            Output(o.name, _short(model_pb2.FeatureType, "FEATURE_TYPE_", o.type), tuple(o.shape), o.description, o)
+            for o in proto.outputs
+        ),
+        verified=proto.verified,
+        proto=proto,
+    )
+
+
+def _feature(proto: model_pb2.Feature) -> Feature:
+    return Feature(
+        name=proto.name,
+        type=_short(model_pb2.FeatureType, "FEATURE_TYPE_", proto.type),
+        shape=tuple(proto.shape),
+        required=proto.required,
+        default=read_value(proto.default_value),
+        description=proto.description,
+        proto=proto,
+    )
+
+
+def _short(kind: Any, prefix: str, number: int) -> str:
+    """MODEL_STATE_READY is READY here; a value that this client does not know is its number."""
+    value = kind.DESCRIPTOR.values_by_number.get(number)
+    return str(number) if value is None else str(value.name).removeprefix(prefix)
