@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scikit-learn estimator to one ONNX graph.
+
+scikit-learn computes in 64-bit floats, so the graph does, too, wherever ONNX Runtime can: the wire's values are widened
+at the start, which is exact, and the answers are rounded to 32 bits at the end. What has no such graph is converted in
+32-bit floats.
+
+The graph's inputs are one tensor for each kind of feature; in front of the converted graph they are split and joined
+again into what the estimator was fitted on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any, Literal
+
+import onnx
+from onnx import TensorProto, helper
+from sklearn.base import is_classifier
+from sklearn.pipeline import Pipeline
+
+from concord_export.columns import INPUT_NAMES, Columns
+from concord_export.errors import ConversionError
+from concord_export.source import FeatureKind
+from concord_export.trees import exact_trees, finish_opsets
+
+__all__ = ["LABEL", "SCORES", "Precision", "convert"]
+
+Precision = Literal["double", "float"]
+
+LABEL = "label"
+"""The ONNX output of a classifier's class, [rows]."""
+SCORES = "scores"
+"""The ONNX output of probabilities, decision values or predictions, 32-bit floats [rows, numbers]."""
+
+_OPSET = 21
+_IR_VERSION = 10
+_PREFIX = "source/"
+_ELEMENT_TYPES: dict[FeatureKind, int] = {
+    "float": TensorProto.FLOAT,
+    "double": TensorProto.DOUBLE,
+    "int64": TensorProto.INT64,
+    "bool": TensorProto.BOOL,
+    "string": TensorProto.STRING,
+}
+
+
+def convert(estimator: Any, columns: Columns, *, name: str, precision: Precision, bool_label: bool) -> onnx.ModelProto:
+    """The graph of a classifier (outputs LABEL and SCORES) or of a regression (SCORES).
+
+    `bool_label`: the classes are False and True. Raises ConversionError where there is no such graph.
+    """
+    runs = _runs(columns)
+    try:
+        inner = _convert_estimator(estimator, runs, name=name, precision=precision)
+        return _wrap(
+            inner,
+            columns,
+            runs,
+            name=name,
+            precision=precision,
+            labelled=is_classifier(estimator),
+            bool_label=bool_label,
+        )
+    except ConversionError:
+        raise
+    except Exception as error:
+        # The converter raises whatever its many authors found fit.
+        raise ConversionError(f"{type(estimator).__name__} has no ONNX graph in {precision}s: {error}") from error
+
+
+def _runs(columns: Columns) -> list[tuple[bool, list[int]]]:
+    """Neighbouring columns that one tensor can hold: whether they are strings, and which they are."""
+    keyed = itertools.groupby(range(len(columns.columns)), key=lambda index: columns.columns[index].kind == "string")
+    return [(strings, list(members)) for strings, members in keyed]
+
+
+def _convert_estimator(
+    estimator: Any, runs: list[tuple[bool, list[int]]], *, name: str, precision: Precision
+) -> onnx.ModelProto:
+    import skl2onnx
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
+
+    number = DoubleTensorType if precision == "double" else FloatTensorType
+    initial_types = [
+        (f"run_{index}", (StringTensorType if strings else number)([None, len(members)]))
+        for index, (strings, members) in enumerate(runs)
+    ]
+    with exact_trees(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: onnx.ModelProto = skl2onnx.convert_sklearn(
+            estimator,
+            name=name,
+            initial_types=initial_types,
+            options=_options(estimator),
+            target_opset={"": _OPSET, "ai.onnx.ml": 3},
+        )
+    finish_opsets(model)
+    return model
+
+
+def _options(estimator: Any) -> dict[int, dict[str, Any]]:
+    """The converter's options for the step that gives the answer."""
+    from skl2onnx._supported_operators import sklearn_operator_name_map
+    from skl2onnx.common._registration import get_converter
+
+    final = estimator
+    while isinstance(final, Pipeline):
+        final = final.steps[-1][1]
+    alias = sklearn_operator_name_map.get(type(final))
+    if not is_classifier(final) or alias is None:
+        return {}
+    allowed = get_converter(alias).get_allowed_options() or {}
+    options: dict[str, Any] = {}
+    if "zipmap" in allowed:
+        options["zipmap"] = False
+    if not hasattr(final, "predict_proba") and "raw_scores" in allowed:
+        options["raw_scores"] = True
+    return {id(final): options} if options else {}
+
+
+def _wrap(
+    inner: onnx.ModelProto,
+    columns: Columns,
+    runs: list[tuple[bool, list[int]]],
+    *,
+    name: str,
+    precision: Precision,
+    labelled: bool,
+    bool_label: bool,
+) -> onnx.ModelProto:
+    """Puts the wire's inputs in front of the converted graph and plain outputs behind it."""
+    inner = onnx.compose.add_prefix(inner, _PREFIX)
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[onnx.TensorProto] = []
+    for index, (strings, members) in enumerate(runs):
+        _feed(columns, members, f"{_PREFIX}run_{index}", strings, precision, nodes, initializers)
+    nodes += inner.graph.node
+
+    given = [output.name for output in inner.graph.output]
+    if len(given) != (2 if labelled else 1):
+        raise ConversionError(
+            f"the converter gave the outputs {given}; expected {'label and scores' if labelled else 'one'}"
+        )
+    outputs = []
+    if labelled:
+        label_type = inner.graph.output[0].type.tensor_type.elem_type
+        flat = "label/flat"
+        initializers.append(helper.make_tensor("label/shape", TensorProto.INT64, [1], [-1]))
+        nodes.append(helper.make_node("Reshape", [given[0], "label/shape"], [flat]))
+        if bool_label:
+            label_type = TensorProto.BOOL
+            nodes.append(helper.make_node("Cast", [flat], [LABEL], to=label_type))
+        else:
+            nodes.append(helper.make_node("Identity", [flat], [LABEL]))
+        outputs.append(helper.make_tensor_value_info(LABEL, label_type, ["rows"]))
+    # Flatten: [rows] and [rows, 1] are the same then.
+    nodes.append(helper.make_node("Flatten", [given[-1]], ["scores/flat"], axis=1))
+    nodes.append(helper.make_node("Cast", ["scores/flat"], [SCORES], to=TensorProto.FLOAT))
+    outputs.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["rows", None]))
+
+    inputs = [
+        helper.make_tensor_value_info(
+            INPUT_NAMES[kind],
+            _ELEMENT_TYPES[kind],
+            ["rows", sum(column.kind == kind for column in columns.columns)],
+        )
+        for kind in columns.kinds
+    ]
+    graph = helper.make_graph(nodes, name, inputs, outputs, [*inner.graph.initializer, *initializers])
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(*opset) for opset in _opsets(inner)],
+        functions=list(inner.functions),
+        ir_version=_IR_VERSION,
+        producer_name="concord-export",
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def _feed(
+    columns: Columns,
+    members: list[int],
+    target: str,
+    strings: bool,
+    precision: Precision,
+    nodes: list[onnx.NodeProto],
+    initializers: list[onnx.TensorProto],
+) -> None:
+    """Adds the nodes that make the tensor `target` from the columns `members` of the wire's inputs."""
+    to = TensorProto.DOUBLE if precision == "double" else TensorProto.FLOAT
+    parts: list[str] = []
+    for part, (kind, group) in enumerate(itertools.groupby(members, key=lambda index: columns.columns[index].kind)):
+        places = [columns.columns[index].place for index in group]
+        value = INPUT_NAMES[kind]
+        if len(places) < sum(column.kind == kind for column in columns.columns):
+            # Columns of one kind keep their order, so neighbours are neighbours in the input, too.
+            bounds = [f"{target}/{part}/{bound}" for bound in ("from", "to", "axis")]
+            for bound, number in zip(bounds, (places[0], places[-1] + 1, 1), strict=True):
+                initializers.append(helper.make_tensor(bound, TensorProto.INT64, [1], [number]))
+            nodes.append(helper.make_node("Slice", [value, *bounds], [f"{target}/{part}/slice"]))
+            value = f"{target}/{part}/slice"
+        if not strings and _ELEMENT_TYPES[kind] != to:
+            nodes.append(helper.make_node("Cast", [value], [f"{target}/{part}/cast"], to=to))
+            value = f"{target}/{part}/cast"
+        parts.append(value)
+    if len(parts) == 1:
+        nodes.append(helper.make_node("Identity", parts, [target]))
+    else:
+        nodes.append(helper.make_node("Concat", parts, [target], axis=1))
+
+
+def _opsets(inner: onnx.ModelProto) -> list[tuple[str, int]]:
+    versions = {opset.domain: opset.version for opset in inner.opset_import}
+    versions[""] = max(_OPSET, versions.get("", 0))
+    return sorted(versions.items())

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tree ensembles that decide and add up exactly as scikit-learn's.
+
+skl2onnx writes thresholds and leaves as 32-bit floats, so a row near a threshold can take the other branch, and a
+forest's vote can tie in one and not in the other. These converters take the place of its own: the operator TreeEnsemble
+(ai.onnx.ml 5) in double, thresholds from the estimator itself, and the sum in scikit-learn's own order.
+
+- Trees, forests and gradient boosting compare a 32-bit float x with a 64-bit threshold t. x <= t holds exactly where
+  x <= t rounded toward minus infinity to a 32-bit float holds, so that is the threshold written.
+- Histogram gradient boosting compares doubles: its thresholds are written as they are.
+- A leaf of TreeEnsemble adds to one target only: a tree with several outputs becomes one tree for each, and
+  subtrees that make no difference to that output are merged.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from skl2onnx.common._registration import get_converter, register_converter
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
+__all__ = [
+    "ML_OPSET",
+    "Tree",
+    "exact_trees",
+    "finish_opsets",
+    "floor_to_float32",
+    "split_thresholds",
+    "tree_ensemble_attributes",
+]
+
+ML_OPSET = 5
+
+_DOUBLE = int(TensorProto.DOUBLE)
+_FLOAT = int(TensorProto.FLOAT)
+
+
+def floor_to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """The largest 32-bit floats that are not above `values`."""
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+    above = nearest.astype(np.float64) > values
+    nearest[above] = np.nextafter(nearest[above], np.float32(-np.inf))
+    return nearest
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A tree for one target. Children are node indices; where `left` is -1 the node is a leaf, `value` its weight."""
+
+    feature: npt.NDArray[np.int64]
+    threshold: npt.NDArray[np.float64]
+    left: npt.NDArray[np.int64]
+    right: npt.NDArray[np.int64]
+    missing_left: npt.NDArray[np.bool_]
+    value: npt.NDArray[np.float64]
+
+    @classmethod
+    def constant(cls, value: float) -> Tree:
+        """A tree that always gives `value`."""
+        return cls(
+            feature=np.zeros(1, np.int64),
+            threshold=np.zeros(1),
+            left=np.full(1, -1, np.int64),
+            right=np.full(1, -1, np.int64),
+            missing_left=np.zeros(1, np.bool_),
+            value=np.array([value], np.float64),
+        )
+
+    @classmethod
+    def of_sklearn(cls, tree: Any, output: int, class_index: int, scale: float = 1.0) -> Tree:
+        """One output of a sklearn.tree._tree.Tree, each leaf times `scale`."""
+        return cls(
+            feature=tree.feature.astype(np.int64),
+            threshold=floor_to_float32(tree.threshold).astype(np.float64),
+            left=tree.children_left.astype(np.int64),
+            right=tree.children_right.astype(np.int64),
+            missing_left=tree.missing_go_to_left.astype(np.bool_),
+            value=scale * tree.value[:, output, class_index],
+        )
+
+    @classmethod
+    def of_hist_gradient_boosting(cls, predictor: Any) -> Tree:
+        """A TreePredictor of histogram gradient boosting."""
+        nodes = predictor.nodes
+        leaf = nodes["is_leaf"].astype(np.bool_)
+        if (nodes["is_categorical"].astype(np.bool_) & ~leaf).any():
+            raise NotImplementedError("categorical_features of HistGradientBoosting cannot be exported yet")
+        return cls(
+            feature=nodes["feature_idx"].astype(np.int64),
+            threshold=nodes["num_threshold"].astype(np.float64),
+            left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
+            right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
+            missing_left=nodes["missing_go_to_left"].astype(np.bool_),
+            value=nodes["value"].astype(np.float64),
+        )
+
+    def merged(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """For each node whether all its leaves have the same value, and that value."""
+        leaf = self.left < 0
+        same, value = leaf.copy(), self.value.copy()
+        for node in self._bottom_up():
+            left, right = self.left[node], self.right[node]
+            # Bit for bit, so that the sum stays the same.
+            if same[left] and same[right] and value[left] == value[right]:
+                same[node], value[node] = True, value[left]
+        return same, value
+
+    def _bottom_up(self) -> list[int]:
+        order, pending = [], [0]
+        while pending:
+            node = pending.pop()
+            if self.left[node] >= 0:
+                order.append(node)
+                pending += (int(self.left[node]), int(self.right[node]))
+        return order[::-1]
+
+
+def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) -> dict[str, Any]:
+    """Attributes of a TreeEnsemble node that adds up `trees`, pairs of target and tree, in their order, in double."""
+    roots: list[int] = []
+    features: list[int] = []
+    splits: list[float] = []
+    missing: list[int] = []
+    true_ids: list[int] = []
+    false_ids: list[int] = []
+    true_leafs: list[int] = []
+    false_leafs: list[int] = []
+    leaf_targets: list[int] = []
+    leaf_weights: list[float] = []
+
+    def new_leaf(target: int, weight: float) -> int:
+        leaf_targets.append(target)
+        leaf_weights.append(weight)
+        return len(leaf_weights) - 1
+
+    def new_node(feature: int, split: float, missing_true: bool) -> int:
+        features.append(feature)
+        splits.append(split)
+        missing.append(int(missing_true))
+        for column in (true_ids, false_ids, true_leafs, false_leafs):
+            column.append(0)
+        return len(features) - 1
+
+    for target, tree in trees:
+        same, value = tree.merged()
+        if same[0]:
+            # A single leaf is a node whose branches are the same leaf.
+            node = new_node(0, 0.0, False)
+            roots.append(node)
+            true_ids[node] = false_ids[node] = new_leaf(target, float(value[0]))
+            true_leafs[node] = false_leafs[node] = 1
+            continue
+        roots.append(new_node(int(tree.feature[0]), float(tree.threshold[0]), bool(tree.missing_left[0])))
+        pending = [(0, roots[-1])]
+        while pending:
+            source, node = pending.pop()
+            for child, ids, leafs in (
+                (int(tree.left[source]), true_ids, true_leafs),
+                (int(tree.right[source]), false_ids, false_leafs),
+            ):
+                if same[child]:
+                    ids[node], leafs[node] = new_leaf(target, float(value[child])), 1
+                else:
+                    ids[node] = new_node(
+                        int(tree.feature[child]), float(tree.threshold[child]), bool(tree.missing_left[child])
+                    )
+                    pending.append((child, ids[node]))
+    return {
+        "n_targets": n_targets,
+        "aggregate_function": 1,
+        "post_transform": 0,
+        "tree_roots": roots,
+        "nodes_modes": helper.make_tensor(
+            "nodes_modes", TensorProto.UINT8, [len(features)], bytes(len(features)), True
+        ),
+        "nodes_featureids": features,
+        "nodes_splits": numpy_helper.from_array(np.array(splits, np.float64), "nodes_splits"),
+        "nodes_missing_value_tracks_true": missing,
+        "nodes_truenodeids": true_ids,
+        "nodes_falsenodeids": false_ids,
+        "nodes_trueleafs": true_leafs,
+        "nodes_falseleafs": false_leafs,
+        "leaf_targetids": leaf_targets,
+        "leaf_weights": numpy_helper.from_array(np.array(leaf_weights, np.float64), "leaf_weights"),
+    }
+
+
+def split_thresholds(estimator: Any) -> list[tuple[int, float]]:
+    """(feature, threshold) of every split in the estimator itself; not of the estimators inside it."""
+    found: list[tuple[int, float]] = []
+    if hasattr(estimator, "tree_"):
+        tree = estimator.tree_
+        inner = tree.children_left >= 0
+        found += zip(tree.feature[inner].tolist(), tree.threshold[inner].tolist(), strict=True)
+    for predictors in getattr(estimator, "_predictors", ()):
+        for predictor in predictors:
+            inner = predictor.nodes["is_leaf"] == 0
+            found += zip(
+                predictor.nodes["feature_idx"][inner].tolist(),
+                predictor.nodes["num_threshold"][inner].tolist(),
+                strict=True,
+            )
+    return found
+
+
+def finish_opsets(model: onnx.ModelProto) -> None:
+    """Gives `model` the ai.onnx.ml version that TreeEnsemble needs, if it has such a node.
+
+    Raises NotImplementedError where another node no longer exists in that version.
+    """
+    types = {node.op_type for node in model.graph.node if node.domain == "ai.onnx.ml"}
+    if "TreeEnsemble" not in types:
+        return
+    for op_type in sorted(types - {"TreeEnsemble"}):
+        if onnx.defs.get_schema(op_type, ML_OPSET, "ai.onnx.ml").deprecated:
+            raise NotImplementedError(f"{op_type} and TreeEnsemble cannot be in one graph")
+    for opset in model.opset_import:
+        if opset.domain == "ai.onnx.ml":
+            opset.version = ML_OPSET
+
+
+class _Graph:
+    """Adds nodes to skl2onnx's container under fresh names."""
+
+    def __init__(self, scope: Any, operator: Any, container: Any) -> None:
+        self._scope, self._operator, self._container = scope, operator, container
+
+    def node(self, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
+        name = output or self._scope.get_unique_variable_name(op_type.lower())
+        ml = op_type == "TreeEnsemble"
+        self._container.add_node(
+            op_type,
+            list(inputs),
+            [name],
+            op_domain="ai.onnx.ml" if ml else "",
+            # skl2onnx 1.20 knows ai.onnx.ml up to 3; finish_opsets puts it right.
+            op_version=1 if ml else None,
+            name=self._scope.get_unique_operator_name(op_type),
+            **attributes,
+        )
+        return name
+
+    def constant(self, data_type: int, shape: Sequence[int], values: Sequence[Any]) -> str:
+        name: str = self._scope.get_unique_variable_name("constant")
+        self._container.add_initializer(name, data_type, list(shape), list(values))
+        return name
+
+    def ensemble(self, trees: Sequence[tuple[int, Tree]], n_targets: int, *, float_input: bool) -> str:
+        """The sums of the trees, double [rows, targets]. `float_input`: the trees see the features as 32-bit floats."""
+        features: str = self._operator.inputs[0].full_name
+        if float_input and not isinstance(self._operator.inputs[0].type, FloatTensorType):
+            features = self.node("Cast", [features], to=_FLOAT)
+        if float_input or not isinstance(self._operator.inputs[0].type, DoubleTensorType):
+            features = self.node("Cast", [features], to=_DOUBLE)
+        return self.node("TreeEnsemble", [features], **tree_ensemble_attributes(trees, n_targets))
+
+    def give(self, index: int, name: str) -> None:
+        """Makes the double tensor `name` the operator's output, in the type that skl2onnx declared."""
+        output = self._operator.outputs[index]
+        to = _DOUBLE if isinstance(output.type, DoubleTensorType) else _FLOAT
+        self.node("Cast", [name], output.full_name, to=to)
+
+    def give_label(self, class_index: str, classes: Any) -> None:
+        """Makes the class of the int64 indices [rows] the operator's first output."""
+        if all(isinstance(label, str) for label in classes):
+            table = self.constant(int(TensorProto.STRING), [len(classes)], [str(label).encode() for label in classes])
+        else:
+            table = self.constant(int(TensorProto.INT64), [len(classes)], [int(label) for label in classes])
+        self.node("Gather", [table, class_index], self._operator.outputs[0].full_name, axis=0)
+
+    def option(self, name: str) -> bool:
+        return bool(self._container.get_options(self._operator.raw_operator, {name: False}).get(name, False))
+
+
+def _refuse_multi_output(estimator: Any) -> None:
+    if getattr(estimator, "n_outputs_", 1) != 1:
+        raise NotImplementedError("a classifier of trees with several outputs cannot be exported yet")
+
+
+def _trees_of(estimator: Any) -> list[Any]:
+    return [member.tree_ for member in getattr(estimator, "estimators_", [estimator])]
+
+
+def _convert_tree_classifier(scope: Any, operator: Any, container: Any) -> None:
+    """DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier."""
+    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    _refuse_multi_output(estimator)
+    trees = _trees_of(estimator)
+    count = len(estimator.classes_)
+    votes = [(index, Tree.of_sklearn(tree, 0, index)) for tree in trees for index in range(count)]
+    probability = graph.ensemble(votes, count, float_input=True)
+    if hasattr(estimator, "estimators_"):
+        probability = graph.node("Div", [probability, graph.constant(_DOUBLE, [1], [float(len(trees))])])
+    graph.give_label(graph.node("ArgMax", [probability], axis=1, keepdims=0), estimator.classes_)
+    graph.give(1, probability)
+
+
+def _convert_tree_regressor(scope: Any, operator: Any, container: Any) -> None:
+    """DecisionTreeRegressor, ExtraTreeRegressor, RandomForestRegressor, ExtraTreesRegressor."""
+    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    trees = _trees_of(estimator)
+    count = estimator.n_outputs_
+    sums = [(output, Tree.of_sklearn(tree, output, 0)) for tree in trees for output in range(count)]
+    prediction = graph.ensemble(sums, count, float_input=True)
+    if hasattr(estimator, "estimators_"):
+        prediction = graph.node("Div", [prediction, graph.constant(_DOUBLE, [1], [float(len(trees))])])
+    graph.give(0, prediction)
+
+
+def _boosted(estimator: Any, baseline: npt.NDArray[np.float64]) -> list[tuple[int, Tree]]:
+    """The trees of GradientBoosting, the baseline first: scikit-learn starts the sum with it."""
+    start = [(target, Tree.constant(float(value))) for target, value in enumerate(baseline)]
+    return start + [
+        (target, Tree.of_sklearn(member.tree_, 0, 0, scale=estimator.learning_rate))
+        for stage in estimator.estimators_
+        for target, member in enumerate(stage)
+    ]
+
+
+def _boosting_baseline(estimator: Any) -> npt.NDArray[np.float64]:
+    if estimator.init is not None and estimator.init != "zero":
+        raise NotImplementedError("GradientBoosting with an estimator as `init` cannot be exported")
+    row = np.zeros((1, estimator.n_features_in_), np.float32)
+    return np.asarray(estimator._raw_predict_init(row), np.float64).ravel()
+
+
+def _binary_probability(graph: _Graph, raw: str, factor: float = 1.0) -> str:
+    scaled = raw if factor == 1.0 else graph.node("Mul", [raw, graph.constant(_DOUBLE, [1], [factor])])
+    second = graph.node("Sigmoid", [scaled])
+    first = graph.node("Sub", [graph.constant(_DOUBLE, [1], [1.0]), second])
+    return graph.node("Concat", [first, second], axis=1)
+
+
+def _convert_boosting(graph: _Graph, classes: Any, raw: str, *, comparison: str, factor: float = 1.0) -> None:
+    """Label and scores from the raw sums of a boosting classifier; `comparison` with 0 chooses the second class."""
+    if len(classes) == 2:
+        zero = graph.constant(_DOUBLE, [1], [0.0])
+        second = graph.node(comparison, [raw, zero])
+        index = graph.node("Reshape", [second, graph.constant(int(TensorProto.INT64), [1], [-1])])
+        index = graph.node("Cast", [index], to=int(TensorProto.INT64))
+        if graph.option("raw_scores"):
+            scores = graph.node("Concat", [graph.node("Neg", [raw]), raw], axis=1)
+        else:
+            scores = _binary_probability(graph, raw, factor)
+    else:
+        index = graph.node("ArgMax", [raw], axis=1, keepdims=0)
+        scores = raw if graph.option("raw_scores") else graph.node("Softmax", [raw], axis=1)
+    graph.give_label(index, classes)
+    graph.give(1, scores)
+
+
+def _convert_gradient_boosting_classifier(scope: Any, operator: Any, container: Any) -> None:
+    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    baseline = _boosting_baseline(estimator)
+    raw = graph.ensemble(_boosted(estimator, baseline), len(baseline), float_input=True)
+    factor = 2.0 if estimator.loss == "exponential" else 1.0
+    _convert_boosting(graph, estimator.classes_, raw, comparison="GreaterOrEqual", factor=factor)
+
+
+def _convert_gradient_boosting_regressor(scope: Any, operator: Any, container: Any) -> None:
+    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    baseline = _boosting_baseline(estimator)
+    graph.give(0, graph.ensemble(_boosted(estimator, baseline), len(baseline), float_input=True))
+
+
+def _hist_boosted(graph: _Graph, estimator: Any) -> str:
+    if getattr(estimator, "is_categorical_", None) is not None:
+        raise NotImplementedError("categorical_features of HistGradientBoosting cannot be exported yet")
+    baseline = np.asarray(estimator._baseline_prediction, np.float64).ravel()
+    trees = [(target, Tree.constant(float(value))) for target, value in enumerate(baseline)]
+    for predictors in estimator._predictors:
+        trees += [(target, Tree.of_hist_gradient_boosting(tree)) for target, tree in enumerate(predictors)]
+    return graph.ensemble(trees, len(baseline), float_input=False)
+
+
+def _convert_hist_gradient_boosting_classifier(scope: Any, operator: Any, container: Any) -> None:
+    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    _convert_boosting(graph, estimator.classes_, _hist_boosted(graph, estimator), comparison="Greater")
+
+
+def _convert_hist_gradient_boosting_regressor(scope: Any, operator: Any, container: Any) -> None:
+    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    prediction = _hist_boosted(graph, estimator)
+    link = type(estimator._loss.link).__name__
+    if link == "LogLink":
+        prediction = graph.node("Exp", [prediction])
+    elif link != "IdentityLink":
+        raise NotImplementedError(f"HistGradientBoostingRegressor with loss {estimator.loss!r} cannot be exported")
+    graph.give(0, prediction)
+
+
+_CONVERTERS: dict[str, Callable[[Any, Any, Any], None]] = {
+    "SklearnDecisionTreeClassifier": _convert_tree_classifier,
+    "SklearnDecisionTreeRegressor": _convert_tree_regressor,
+    "SklearnExtraTreeClassifier": _convert_tree_classifier,
+    "SklearnExtraTreeRegressor": _convert_tree_regressor,
+    "SklearnExtraTreesClassifier": _convert_tree_classifier,
+    "SklearnExtraTreesRegressor": _convert_tree_regressor,
+    "SklearnGradientBoostingClassifier": _convert_gradient_boosting_classifier,
+    "SklearnGradientBoostingRegressor": _convert_gradient_boosting_regressor,
+    "SklearnHistGradientBoostingClassifier": _convert_hist_gradient_boosting_classifier,
+    "SklearnHistGradientBoostingRegressor": _convert_hist_gradient_boosting_regressor,
+    "SklearnRandomForestClassifier": _convert_tree_classifier,
+    "SklearnRandomForestRegressor": _convert_tree_regressor,
+}
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def exact_trees() -> Iterator[None]:
+    """Within this context skl2onnx converts trees with the converters of this module; afterwards as before."""
+    with _LOCK:
+        before = {alias: get_converter(alias) for alias in _CONVERTERS}
+        try:
+            for alias, converter in _CONVERTERS.items():
+                register_converter(alias, converter, overwrite=True, options=before[alias].get_allowed_options())
+            yield
+        finally:
+            for alias, registered in before.items():
+                register_converter(alias, registered._fct, overwrite=True, options=registered.get_allowed_options())
