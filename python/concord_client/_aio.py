@@ -1,5 +1,6 @@
-# SPDX-License-Identifier: Apache-2.0 ruff: noqa: ASYNC109 - the timeout is the call's deadline: the server is told of
-# it, which asyncio.timeout would not do
+# SPDX-License-Identifier: Apache-2.0
+# The timeout is the call's deadline: the server is told of it, as asyncio.timeout would not do.
+# ruff: noqa: ASYNC109
 """The asyncio client."""
 
 from __future__ import annotations
