@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// ONNX Runtime's C API is one table of functions whose places never change; a release only appends. This file names the places that it
+// uses, so that building needs no header of ONNX Runtime; api_test.go holds them against the header itself.
+
+#include "api.h"
+
+#include <dlfcn.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+// The API version that has all functions below. A newer library serves it as well.
+#define API_VERSION 24
+
+enum { LOG_FATAL = 4, ARENA_ALLOCATOR = 1, MEMORY_DEFAULT = 0, TYPE_TENSOR = 1, ELEMENT_STRING = 8 };
+
+typedef void *status;
+typedef struct {
+  const void *const *(*GetApi)(uint32_t version);
+  const char *(*GetVersionString)(void);
+} api_base;
+
+static struct {
+  const char *(*GetErrorMessage)(status);
+  status (*CreateEnv)(int severity, const char *id, void **env);
+  status (*DisableTelemetryEvents)(void *env);
+  status (*CreateSessionFromArray)(void *env, const void *data, size_t size, void *options, void **session);
+  status (*Run)(void *session, void *options, const char *const *input_names, void *const *inputs, size_t input_count,
+                const char *const *output_names, size_t output_count, void **outputs);
+  status (*CreateSessionOptions)(void **options);
+  status (*SetSessionLogSeverityLevel)(void *options, int severity);
+  status (*SetIntraOpNumThreads)(void *options, int threads);
+  status (*SetInterOpNumThreads)(void *options, int threads);
+  status (*SessionGetInputCount)(void *session, size_t *count);
+  status (*SessionGetOutputCount)(void *session, size_t *count);
+  status (*SessionGetInputTypeInfo)(void *session, size_t index, void **info);
+  status (*SessionGetOutputTypeInfo)(void *session, size_t index, void **info);
+  status (*SessionGetInputName)(void *session, size_t index, void *allocator, char **name);
+  status (*SessionGetOutputName)(void *session, size_t index, void *allocator, char **name);
+  status (*CreateRunOptions)(void **options);
+  status (*RunOptionsSetTerminate)(void *options);
+  status (*CreateTensorAsOrtValue)(void *allocator, const int64_t *dims, size_t rank, int dtype, void **value);
+  status (*CreateTensorWithDataAsOrtValue)(void *memory, void *data, size_t size, const int64_t *dims, size_t rank, int dtype,
+                                           void **value);
+  status (*IsTensor)(void *value, int *is);
+  status (*GetTensorMutableData)(void *value, void **data);
+  status (*GetStringTensorDataLength)(void *value, size_t *size);
+  status (*GetStringTensorContent)(void *value, void *data, size_t size, size_t *offsets, size_t count);
+  status (*CastTypeInfoToTensorInfo)(void *info, void **tensor_info);
+  status (*GetOnnxTypeFromTypeInfo)(void *info, int *kind);
+  status (*GetTensorElementType)(void *tensor_info, int *dtype);
+  status (*GetDimensionsCount)(void *tensor_info, size_t *rank);
+  status (*GetDimensions)(void *tensor_info, int64_t *dims, size_t rank);
+  status (*GetTensorShapeElementCount)(void *tensor_info, size_t *count);
+  status (*GetTensorTypeAndShape)(void *value, void **tensor_info);
+  status (*CreateCpuMemoryInfo)(int allocator, int memory, void **info);
+  status (*AllocatorFree)(void *allocator, void *pointer);
+  status (*GetAllocatorWithDefaultOptions)(void **allocator);
+  status (*AddSessionConfigEntry)(void *options, const char *key, const char *value);
+  status (*GetResizedStringTensorElementBuffer)(void *value, size_t index, size_t size, char **buffer);
+  status (*AddExternalInitializersFromFilesInMemory)(void *options, const char *const *names, char *const *data, const size_t *sizes,
+                                                     size_t count);
+  status (*GetTensorSizeInBytes)(void *value, size_t *size);
+  bool (*TensorTypeAndShape_HasShape)(void *tensor_info);
+  void (*ReleaseStatus)(status);
+  void (*ReleaseSession)(void *);
+  void (*ReleaseValue)(void *);
+  void (*ReleaseRunOptions)(void *);
+  void (*ReleaseTypeInfo)(void *);
+  void (*ReleaseTensorTypeAndShapeInfo)(void *);
+  void (*ReleaseSessionOptions)(void *);
+} ort;
+
+static void *environment, *cpu_memory, *allocator;
+
+static void fill(const void *const *table) {
+#define PLACE(index, name) *(const void **)&ort.name = table[index]
+  PLACE(2, GetErrorMessage);
+  PLACE(3, CreateEnv);
+  PLACE(6, DisableTelemetryEvents);
+  PLACE(8, CreateSessionFromArray);
+  PLACE(9, Run);
+  PLACE(10, CreateSessionOptions);
+  PLACE(22, SetSessionLogSeverityLevel);
+  PLACE(24, SetIntraOpNumThreads);
+  PLACE(25, SetInterOpNumThreads);
+  PLACE(30, SessionGetInputCount);
+  PLACE(31, SessionGetOutputCount);
+  PLACE(33, SessionGetInputTypeInfo);
+  PLACE(34, SessionGetOutputTypeInfo);
+  PLACE(36, SessionGetInputName);
+  PLACE(37, SessionGetOutputName);
+  PLACE(39, CreateRunOptions);
+  PLACE(46, RunOptionsSetTerminate);
+  PLACE(48, CreateTensorAsOrtValue);
+  PLACE(49, CreateTensorWithDataAsOrtValue);
+  PLACE(50, IsTensor);
+  PLACE(51, GetTensorMutableData);
+  PLACE(53, GetStringTensorDataLength);
+  PLACE(54, GetStringTensorContent);
+  PLACE(55, CastTypeInfoToTensorInfo);
+  PLACE(56, GetOnnxTypeFromTypeInfo);
+  PLACE(60, GetTensorElementType);
+  PLACE(61, GetDimensionsCount);
+  PLACE(62, GetDimensions);
+  PLACE(64, GetTensorShapeElementCount);
+  PLACE(65, GetTensorTypeAndShape);
+  PLACE(69, CreateCpuMemoryInfo);
+  PLACE(76, AllocatorFree);
+  PLACE(78, GetAllocatorWithDefaultOptions);
+  PLACE(93, ReleaseStatus);
+  PLACE(95, ReleaseSession);
+  PLACE(96, ReleaseValue);
+  PLACE(97, ReleaseRunOptions);
+  PLACE(98, ReleaseTypeInfo);
+  PLACE(99, ReleaseTensorTypeAndShapeInfo);
+  PLACE(100, ReleaseSessionOptions);
+  PLACE(130, AddSessionConfigEntry);
+  PLACE(252, GetResizedStringTensorElementBuffer);
+  PLACE(279, AddExternalInitializersFromFilesInMemory);
+  PLACE(318, GetTensorSizeInBytes);
+  PLACE(390, TensorTypeAndShape_HasShape);
+#undef PLACE
+}
+
+// The text of a failed status, which it releases; NULL where nothing failed.
+static char *failure(status s) {
+  if (!s) return NULL;
+  char *text = strdup(ort.GetErrorMessage(s));
+  ort.ReleaseStatus(s);
+  return text ? text : strdup("out of memory");
+}
+
+#define TRY(call)                     \
+  do {                                \
+    if ((error = failure(call)) != 0) \
+      goto done;                      \
+  } while (0)
+
+char *concord_ort_open(const char *path, const char *want, const char **version) {
+  char *error = NULL;
+  // Before the library loads: it reads this when it initialises.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 1);
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) return strdup(dlerror());
+  const api_base *(*get_base)(void);
+  *(void **)&get_base = dlsym(library, "OrtGetApiBase");
+  if (!get_base) return strdup("it is no ONNX Runtime library: it has no OrtGetApiBase");
+  *version = get_base()->GetVersionString();
+  if (strcmp(*version, want) != 0) return strdup("it is of another version");
+  const void *const *table = get_base()->GetApi(API_VERSION);
+  if (!table) return strdup("it does not serve the C API that is needed");
+  fill(table);
+  // Every error comes back as a status; what ONNX Runtime itself would print has no place among JSON lines.
+  TRY(ort.CreateEnv(LOG_FATAL, "concord", &environment));
+  TRY(ort.DisableTelemetryEvents(environment));
+  TRY(ort.CreateCpuMemoryInfo(ARENA_ALLOCATOR, MEMORY_DEFAULT, &cpu_memory));
+  TRY(ort.GetAllocatorWithDefaultOptions(&allocator));
+done:
+  return error;
+}
+
+static char *tensor_info(void *info, int32_t *dtype, size_t *rank, int64_t **dims) {
+  char *error = NULL;
+  int element = 0;
+  TRY(ort.GetTensorElementType(info, &element));
+  *dtype = element;
+  TRY(ort.GetDimensionsCount(info, rank));
+  *dims = calloc(*rank ? *rank : 1, sizeof(int64_t));
+  if (!*dims) return strdup("out of memory");
+  TRY(ort.GetDimensions(info, *dims, *rank));
+done:
+  return error;
+}
+
+static char *describe(void *session, size_t index, bool input, concord_io *io) {
+  char *error = NULL;
+  void *info = NULL, *tensor = NULL;
+  int kind = 0;
+  TRY((input ? ort.SessionGetInputName : ort.SessionGetOutputName)(session, index, allocator, &io->name));
+  TRY((input ? ort.SessionGetInputTypeInfo : ort.SessionGetOutputTypeInfo)(session, index, &info));
+  TRY(ort.GetOnnxTypeFromTypeInfo(info, &kind));
+  io->kind = kind;
+  if (kind == TYPE_TENSOR) {
+    TRY(ort.CastTypeInfoToTensorInfo(info, &tensor));
+    io->has_shape = ort.TensorTypeAndShape_HasShape(tensor);
+    error = tensor_info(tensor, &io->dtype, &io->rank, &io->dims);
+  }
+done:
+  if (info) ort.ReleaseTypeInfo(info);
+  return error;
+}
+
+static char *describe_all(concord_session *s) {
+  char *error = NULL;
+  TRY(ort.SessionGetInputCount(s->session, &s->input_count));
+  TRY(ort.SessionGetOutputCount(s->session, &s->output_count));
+  s->inputs = calloc(s->input_count ? s->input_count : 1, sizeof(concord_io));
+  s->outputs = calloc(s->output_count ? s->output_count : 1, sizeof(concord_io));
+  if (!s->inputs || !s->outputs) return strdup("out of memory");
+  for (size_t i = 0; !error && i < s->input_count; i++) error = describe(s->session, i, true, &s->inputs[i]);
+  for (size_t i = 0; !error && i < s->output_count; i++) error = describe(s->session, i, false, &s->outputs[i]);
+done:
+  return error;
+}
+
+static char *add_files(void *options, const concord_file *files, size_t count) {
+  const char **names = calloc(count, sizeof *names);
+  char **data = calloc(count, sizeof *data);
+  size_t *sizes = calloc(count, sizeof *sizes);
+  char *error = NULL;
+  if (!names || !data || !sizes) {
+    error = strdup("out of memory");
+  } else {
+    for (size_t i = 0; i < count; i++) {
+      names[i] = files[i].name;
+      data[i] = (char *)files[i].data; // ONNX Runtime only reads it.
+      sizes[i] = files[i].size;
+    }
+    error = failure(ort.AddExternalInitializersFromFilesInMemory(options, names, data, sizes, count));
+  }
+  free(names);
+  free(data);
+  free(sizes);
+  return error;
+}
+
+char *concord_ort_load(const void *graph, size_t size, const concord_file *files, size_t file_count, int threads,
+                       concord_session *out) {
+  char *error = NULL;
+  void *options = NULL;
+  memset(out, 0, sizeof *out);
+  TRY(ort.CreateSessionOptions(&options));
+  TRY(ort.SetSessionLogSeverityLevel(options, LOG_FATAL));
+  TRY(ort.SetIntraOpNumThreads(options, threads));
+  TRY(ort.SetInterOpNumThreads(options, 1));
+  TRY(ort.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"));
+  TRY(ort.AddSessionConfigEntry(options, "session.inter_op.allow_spinning", "0"));
+  // A graph that names a file other than those given must not reach the disk: a graph from memory would look in the working
+  // directory. This folder cannot exist, since a path component holds at most 255 bytes.
+  char nowhere[302] = "/";
+  memset(nowhere + 1, '-', 300);
+  TRY(ort.AddSessionConfigEntry(options, "session.model_external_initializers_file_folder_path", nowhere));
+  if (file_count && (error = add_files(options, files, file_count)) != NULL) goto done;
+  TRY(ort.CreateSessionFromArray(environment, graph, size, options, &out->session));
+  error = describe_all(out);
+done:
+  if (options) ort.ReleaseSessionOptions(options);
+  if (error) concord_ort_unload(out);
+  return error;
+}
+
+static void forget(concord_io *io, size_t count) {
+  for (size_t i = 0; io && i < count; i++) {
+    if (io[i].name) failure(ort.AllocatorFree(allocator, io[i].name));
+    free(io[i].dims);
+  }
+  free(io);
+}
+
+void concord_ort_unload(concord_session *s) {
+  if (s->session) ort.ReleaseSession(s->session);
+  forget(s->inputs, s->input_count);
+  forget(s->outputs, s->output_count);
+  memset(s, 0, sizeof *s);
+}
+
+char *concord_ort_options_new(void **options) { return failure(ort.CreateRunOptions(options)); }
+
+void concord_ort_options_terminate(void *options) { free(failure(ort.RunOptionsSetTerminate(options))); }
+
+void concord_ort_options_free(void *options) { ort.ReleaseRunOptions(options); }
+
+static char *make_value(const concord_in *in, void **value) {
+  static char nothing; // ONNX Runtime wants an address also for no bytes.
+  char *error = NULL;
+  if (in->dtype != ELEMENT_STRING)
+    return failure(ort.CreateTensorWithDataAsOrtValue(cpu_memory, in->size ? (void *)in->data : &nothing, in->size, in->dims, in->rank,
+                                                      in->dtype, value));
+  TRY(ort.CreateTensorAsOrtValue(allocator, in->dims, in->rank, ELEMENT_STRING, value));
+  // Not FillStringTensor: it takes C strings, which end at the first NUL.
+  for (size_t i = 0; i < in->size; i++) {
+    char *buffer = NULL;
+    size_t length = in->offsets[i + 1] - in->offsets[i];
+    TRY(ort.GetResizedStringTensorElementBuffer(*value, i, length, &buffer));
+    memcpy(buffer, (const char *)in->data + in->offsets[i], length);
+  }
+done:
+  return error;
+}
+
+static char *read_value(concord_out *out) {
+  char *error = NULL;
+  void *info = NULL, *data = NULL;
+  int is_tensor = 0;
+  TRY(ort.IsTensor(out->value, &is_tensor));
+  if (!is_tensor) return strdup("an output is no tensor");
+  TRY(ort.GetTensorTypeAndShape(out->value, &info));
+  if ((error = tensor_info(info, &out->dtype, &out->rank, &out->dims)) != NULL) goto done;
+  TRY(ort.GetTensorShapeElementCount(info, &out->count));
+  if (out->dtype == ELEMENT_STRING) {
+    TRY(ort.GetStringTensorDataLength(out->value, &out->size));
+    out->offsets = calloc(out->count + 1, sizeof(size_t));
+    data = malloc(out->size ? out->size : 1);
+    out->data = data;
+    if (!out->offsets || !data) {
+      error = strdup("out of memory");
+      goto done;
+    }
+    if (out->count) TRY(ort.GetStringTensorContent(out->value, data, out->size, out->offsets, out->count));
+    out->offsets[out->count] = out->size;
+  } else if (out->count) {
+    TRY(ort.GetTensorSizeInBytes(out->value, &out->size));
+    TRY(ort.GetTensorMutableData(out->value, &data));
+    out->data = data;
+  }
+done:
+  if (info) ort.ReleaseTensorTypeAndShapeInfo(info);
+  return error;
+}
+
+enum { FEW = 16 }; // Runs with no more tensors than this take no memory for names and values.
+
+char *concord_ort_run(const concord_session *s, void *options, const concord_in *in, size_t in_count, const size_t *wanted,
+                      size_t wanted_count, concord_out *out) {
+  char *error = NULL;
+  const char *few_names[2 * FEW];
+  void *few_values[2 * FEW];
+  const char **names = few_names;
+  void **values = few_values;
+  size_t total = in_count + wanted_count;
+  memset(out, 0, wanted_count * sizeof *out);
+  if (total > 2 * FEW) {
+    names = malloc(total * sizeof *names);
+    values = malloc(total * sizeof *values);
+    if (!names || !values) {
+      free(names);
+      free(values);
+      return strdup("out of memory");
+    }
+  }
+  memset(values, 0, total * sizeof *values);
+  for (size_t i = 0; i < in_count; i++) {
+    names[i] = s->inputs[i].name;
+    if ((error = make_value(&in[i], &values[i])) != NULL) goto done;
+  }
+  for (size_t i = 0; i < wanted_count; i++) names[in_count + i] = s->outputs[wanted[i]].name;
+  TRY(ort.Run(s->session, options, names, values, in_count, names + in_count, wanted_count, values + in_count));
+  for (size_t i = 0; i < wanted_count; i++) {
+    out[i].value = values[in_count + i];
+    values[in_count + i] = NULL;
+  }
+  for (size_t i = 0; i < wanted_count; i++)
+    if ((error = read_value(&out[i])) != NULL) goto done;
+done:
+  for (size_t i = 0; i < total; i++)
+    if (values[i]) ort.ReleaseValue(values[i]);
+  if (names != few_names) free(names);
+  if (values != few_values) free(values);
+  if (error) concord_ort_release(out, wanted_count);
+  return error;
+}
+
+void concord_ort_release(concord_out *out, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    if (out[i].offsets) free((void *)out[i].data);
+    free(out[i].offsets);
+    free(out[i].dims);
+    if (out[i].value) ort.ReleaseValue(out[i].value);
+  }
+  memset(out, 0, count * sizeof *out);
+}
