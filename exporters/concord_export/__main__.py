@@ -1,3 +1,205 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The command concord-export. Exit codes: 0 done, 1 the export or the package fails, 2 wrong use."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from concord_export import __version__
+from concord_export.errors import ExportError
+from concord_export.package import check_model_id, check_version, next_version, read_package
+
+if TYPE_CHECKING:
+    from concord_export.source import Source
+
+__all__ = ["main"]
+
+_PICKLES = (".pkl", ".pickle", ".joblib", ".jbl", ".sav", ".dill", ".cloudpickle", ".pt", ".pth")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="concord-export")
 def main() -> None:
-    raise SystemExit("not there yet")
+    """Make verified, pickle-free model packages of fitted models, and check them."""
+
+
+@main.command()
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("target", metavar="REPOSITORY/MODEL_ID[/VERSION]", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Put the package in the place of a version that is there.")
+@click.option(
+    "--absolute-limit",
+    type=click.FloatRange(min=0),
+    help="Largest difference of a number. [default: 1e-5, or the source's]",
+)
+@click.option(
+    "--relative-limit",
+    type=click.FloatRange(min=0),
+    help="What a number's size adds to that. [default: 1e-6, or the source's]",
+)
+@click.option(
+    "--precision", type=click.Choice(["double", "float"]), help="Try this only. [default: double, then float]"
+)
+def sklearn(
+    function: str,
+    target: Path,
+    replace: bool,
+    absolute_limit: float | None,
+    relative_limit: float | None,
+    precision: Any,
+) -> None:
+    """Export a scikit-learn model.
+
+    MODULE:FUNCTION is a Python function without parameters that returns a concord_export.Source: the fitted estimator,
+    some rows and what clients should know. The module is found as `python -m` finds it, from the current directory too.
+
+    Without a VERSION the package becomes the model's next version; a last part of digits is a version.
+    """
+    directory = _directory(target)
+    source = _load_source(function)
+    if absolute_limit is not None:
+        source = dataclasses.replace(source, absolute_limit=absolute_limit)
+    if relative_limit is not None:
+        source = dataclasses.replace(source, relative_limit=relative_limit)
+    from concord_export.from_sklearn import export_source
+
+    with _reported(), _progress() as progress:
+        report = export_source(
+            source,
+            directory,
+            precision=precision,
+            replace_existing=replace,
+            progress=progress,
+        )
+    parity = report.parity
+    click.echo(f"{report.directory}")
+    labels = f", {parity.labels_compared} labels equal" if parity.labels_compared else ""
+    click.echo(
+        f"  features: {len(report.manifest.features)}, predictions: {len(report.manifest.predictions)}, "
+        f"computed in {report.precision}s"
+    )
+    click.echo(
+        f"  parity: {parity.rows} rows ({report.real_rows} given), largest difference {parity.max_absolute_error:.3g} "
+        f"({parity.max_ulp_error} ULP){labels}"
+    )
+    if not parity.batched_equals_single:
+        click.echo("  rows together give other bits than each alone: servers will run requests one by one")
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def verify(directory: Path) -> None:
+    """Check a package: every file's size and SHA-256, the bindings, and the golden cases in this process."""
+    from concord_export.verification import verify_package
+
+    with _reported():
+        result = verify_package(directory)
+    click.echo(
+        f"{directory}: {len(result.package.manifest.files)} files as listed, {result.golden_cases} golden cases right, "
+        f"largest difference {result.max_absolute_error:.3g}"
+    )
+
+
+@main.command()
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def inspect(directory: Path, as_json: bool) -> None:
+    """Show what a package takes and gives, how near it is to its source, and what is in it."""
+    from concord_export.inspection import as_document, print_package
+
+    with _reported():
+        package = read_package(directory)
+    if as_json:
+        click.echo(json.dumps(as_document(package), ensure_ascii=False, indent=2))
+    else:
+        console = Console()
+        print_package(package, console if console.is_terminal else Console(width=160))
+
+
+def _directory(target: Path) -> Path:
+    try:
+        if target.name.isdigit():
+            check_version(target.name)
+            check_model_id(target.parent.name)
+            return target
+        check_model_id(target.name)
+        return target / next_version(target)
+    except ExportError as error:
+        raise click.BadParameter(str(error), param_hint="target") from None
+
+
+def _load_source(function: str) -> Source:
+    from concord_export.source import Source
+
+    if function.lower().endswith(_PICKLES) or function.lower().partition(":")[0].endswith(_PICKLES):
+        raise click.BadParameter(
+            f"{function} looks like a pickled model. Pickles are never read: unpickling runs whatever code is in the "
+            "file. Name a function that trains the model, or call concord_export.export_sklearn where it is trained.",
+            param_hint="MODULE:FUNCTION",
+        )
+    module_name, colon, attribute = function.partition(":")
+    parts = module_name.split(".")
+    if not colon or not attribute.isidentifier() or not all(part.isidentifier() for part in parts):
+        raise click.BadParameter(
+            f"expected a module and a function in it, as in train.iris:source, got {function}",
+            param_hint="MODULE:FUNCTION",
+        )
+    # As `python -m` does.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (error.name == module_name or module_name.startswith(error.name + ".")):
+            raise click.BadParameter(f"there is no module {error.name}", param_hint="MODULE:FUNCTION") from None
+        raise
+    made = getattr(module, attribute, None)
+    if not callable(made):
+        raise click.BadParameter(f"{module_name} has no function {attribute}", param_hint="MODULE:FUNCTION")
+    try:
+        source = made()
+    except Exception:
+        # The author's own code: its traceback is what helps.
+        traceback.print_exc()
+        click.echo(f"error: {function} failed", err=True)
+        sys.exit(1)
+    if not isinstance(source, Source):
+        click.echo(f"error: {function} returned a {type(source).__name__}; expected a concord_export.Source", err=True)
+        sys.exit(1)
+    return source
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except (ExportError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=1)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    main(prog_name="concord-export")

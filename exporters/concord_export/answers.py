@@ -69,8 +69,9 @@ def question_for(source: Source, columns: Columns) -> Question:
     estimator = source.estimator
     if isinstance(estimator, (str, bytes)) or hasattr(estimator, "__fspath__"):
         raise SourceError(
-            "estimator: expected a fitted estimator, got a path or bytes. Pickled models are never read: unpickling runs "
-            "whatever code is in the file. Export in the process that trained the model, or from a function that trains it"
+            "estimator: expected a fitted estimator, got a path or bytes. Pickled models are never read: unpickling "
+            "runs whatever code is in the file. Export in the process that trained the model, or by a function that "
+            "trains it"
         )
     if not hasattr(estimator, "predict"):
         raise SourceError(

@@ -126,7 +126,7 @@ def _convert_and_compare(
     precision: Precision | None,
     progress: Progress | None,
 ) -> tuple[onnx.ModelProto, Session, Question, model_pb2.ParityRecord, Precision]:
-    """The first graph that answers like its source. If none does, raises a failure of parity, else the first failure."""
+    """The first graph that answers like its source. If none does, raises a failure of parity, else the first one."""
     attempts: tuple[Precision, ...] = ("double", "float") if precision is None else (precision,)
     failures: list[ConversionError | ParityError] = []
     for attempt in attempts:

@@ -55,7 +55,7 @@ def feature_value(feature: Feature, value: Any) -> inference_service_pb2.Feature
 
 
 def golden_set(question: Question, trial: Trial, limits: Limits) -> golden_pb2.GoldenSet:
-    """Eight of the author's rows, or as many as there are: one of each class, else from the least answer to the largest."""
+    """Eight of the author's rows: one of each class, else spread from the least answer to the largest."""
     golden = golden_pb2.GoldenSet(absolute_tolerance=limits.absolute, relative_tolerance=limits.relative)
     for row in _choose(trial):
         case = golden.cases.add()

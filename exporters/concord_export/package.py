@@ -38,6 +38,7 @@ __all__ = [
     "Package",
     "check_model_id",
     "check_version",
+    "next_version",
     "read_package",
     "write_package",
 ]
@@ -81,6 +82,12 @@ def check_version(version: str) -> None:
         raise PackageNameError(
             f"version: expected a positive integer of at most 18 digits without leading zeros, got {_quote(version)}"
         )
+
+
+def next_version(model: Path) -> str:
+    """The version after the highest in `<repository>/<model id>`; "1" where there is none."""
+    present = [int(entry.name) for entry in model.iterdir() if _VERSION.fullmatch(entry.name)] if model.is_dir() else []
+    return str(max(present, default=0) + 1)
 
 
 def write_package(

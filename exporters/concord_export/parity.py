@@ -85,7 +85,7 @@ def make_trial(question: Question, real: Columns, *, try_missing: bool) -> Trial
 def compare(
     session: Session, question: Question, trial: Trial, limits: Limits, progress: Progress | None = None
 ) -> model_pb2.ParityRecord:
-    """Runs the export on every row, together and each alone. Raises ParityError, with the worst row, beyond the limits."""
+    """Runs the export on every row, together and each alone. Raises ParityError, with the worst row shown."""
     tensors = trial.columns.tensors()
     count = len(trial.columns)
     batches = [
@@ -219,7 +219,7 @@ def _with_missing(rows: Columns) -> Columns:
 
 
 def _accepted(question: Question, rows: Columns) -> list[tuple[Columns, Answers]]:
-    """The rows that the source answers, with its answers; one that it refuses (NaN, unknown category) proves nothing."""
+    """The rows that the source answers, with its answers; one that it refuses (NaN, a new category) proves nothing."""
     if not len(rows):
         return []
     try:
