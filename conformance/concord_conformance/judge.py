@@ -1,0 +1,566 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Holds what came back against what was expected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+from concord_proto.conformance.v1 import suite_pb2
+from concord_proto.inference.v1 import (
+    inference_service_pb2,
+    model_catalog_service_pb2,
+    model_inference_pb2,
+    model_pb2,
+)
+from concord_proto.recommender.v1 import recommender_pb2
+from google.protobuf import descriptor_pb2, json_format
+from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from concord_conformance import rules
+from concord_conformance.bits import bits_class, to_bits
+from concord_conformance.client import Exchange
+from concord_conformance.compare import (
+    Closeness,
+    feature_map_problems,
+    float_map_problems,
+    float_problem,
+    tensor_map_problems,
+)
+from concord_conformance.fill import apply_fill
+
+__all__ = ["Alone", "exchange_problems", "step_problems"]
+
+# Sends one request of a batch by itself: rpc and message of `bits`.
+Alone = Callable[[str, Message], Exchange]
+
+_HEALTH = inference_service_pb2.HealthCheckResponse
+# What a library on either side may answer by itself, before or without the server's handlers.
+_LIBRARY_CODES = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})
+
+
+def step_problems(step: suite_pb2.Step, exchanges: Sequence[Exchange], alone: Alone) -> list[str]:
+    """What does not hold of a step; empty if all does."""
+    problems: list[str] = []
+    for exchange in exchanges:
+        found = exchange_problems(step.expect, exchange, alone)
+        many = len(exchanges) > 1
+        problems += [f"call {exchange.index}: {problem}" if many else problem for problem in found]
+        if len(problems) > 20:
+            break
+    return problems + _repeated_ids(exchanges)
+
+
+def exchange_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: Alone) -> list[str]:
+    """What does not hold of one call."""
+    accepted = expect.code or "OK"
+    if exchange.code != accepted and exchange.code not in expect.other_allowed_codes:
+        said = f": {exchange.message}" if exchange.message else ""
+        others = "".join(f" or {code}" for code in expect.other_allowed_codes)
+        return [f"code: expected {accepted}{others}, got {exchange.code}{said}"]
+    problems: list[str] = []
+    if exchange.details_broken:
+        problems.append("details: cannot be read as google.rpc.Status")
+    if exchange.code != "OK":
+        optional = expect.details_optional or exchange.code in _LIBRARY_CODES
+        if not optional or exchange.details is not None:
+            problems += rules.status_problems(exchange.code, exchange.message, exchange.details)
+        if exchange.code == accepted:
+            problems += _error_problems(expect, exchange.message, exchange.details, optional)
+    elif accepted == "OK":
+        problems += _answer_problems(expect, exchange, alone)
+    problems += _limit_problems(expect, exchange)
+    return problems
+
+
+def _limit_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    problems = []
+    if expect.max_elapsed_ms and exchange.elapsed_ms > expect.max_elapsed_ms:
+        problems.append(f"took {exchange.elapsed_ms:.0f} ms, expected at most {expect.max_elapsed_ms}")
+    received = exchange.received_wire_bytes
+    if received is not None and received > expect.max_received_wire_bytes:
+        problems.append(f"the server sent {received} bytes, expected at most {expect.max_received_wire_bytes}")
+    if expect.forbidden:
+        text = exchange.message + "".join(data.decode("utf-8", "replace") for data in exchange.responses)
+        if exchange.details is not None:
+            text += exchange.details.SerializeToString().decode("utf-8", "replace")
+        problems += [f"{pattern!r} is in the answer" for pattern in expect.forbidden if re.search(pattern, text)]
+    return problems
+
+
+def _error_problems(
+    expect: suite_pb2.Expectation, message: str, details: status_pb2.Status | None, optional: bool
+) -> list[str]:
+    problems = []
+    if details is not None or not optional:
+        infos, requests, _ = rules.unpack_details(details or status_pb2.Status())
+        reason = infos[0].reason if infos else ""
+        if expect.reason and reason != expect.reason:
+            problems.append(f"reason: expected {expect.reason}, got {reason or 'none'}")
+        if expect.error_metadata:
+            got = dict(infos[0].metadata) if infos else {}
+            if got != dict(expect.error_metadata):
+                problems.append(f"ErrorInfo.metadata: expected {dict(expect.error_metadata)}, got {got}")
+        if expect.violations:
+            given = list(requests[0].field_violations) if requests else []
+            wanted = [violation.field for violation in expect.violations]
+            fields = [violation.field for violation in given]
+            if fields != wanted:
+                problems.append(f"violations: expected {wanted}, got {fields}")
+            else:
+                for index, (a, b) in enumerate(zip(expect.violations, given, strict=True)):
+                    if a.description and a.description != b.description:
+                        problems.append(f"violations[{index}]: expected {a.description!r}, got {b.description!r}")
+    if expect.message and message != expect.message:
+        problems.append(f"message: expected {expect.message!r}, got {message!r}")
+    if expect.message_pattern and not re.fullmatch(expect.message_pattern, message, re.DOTALL):
+        problems.append(f"message: expected to match {expect.message_pattern!r}, got {message!r}")
+    return problems
+
+
+def _answer_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: Alone) -> list[str]:
+    try:
+        match expect.WhichOneof("response") or exchange.rpc:
+            case "predict":
+                return _one(exchange) or _predict_problems(
+                    expect, _read(exchange, inference_service_pb2.PredictResponse), exchange, exchange.index
+                )
+            case "tensor_predict":
+                return _one(exchange) or _tensor_problems(
+                    expect, _read(exchange, model_inference_pb2.PredictionResponse), exchange, exchange.index
+                )
+            case "batch" | "batch_predict" | "tensor_batch_predict":
+                return _one(exchange) or _batch_problems(expect, exchange, alone)
+            case "stream" | "stream_predict":
+                return _stream_problems(expect, exchange)
+            case "health" | "check" | "health_check" | "health_watch":
+                return _health_problems(expect, exchange)
+            case "model" | "get_model":
+                return _one(exchange) or _model_problems(expect, exchange)
+            case "models" | "list_models":
+                return _list_models_problems(expect, exchange)
+            case "recommend":
+                return _one(exchange) or _recommend_problems(expect, exchange)
+            case "reflection":
+                return _reflection_problems(expect, exchange)
+            case _:
+                return []
+    except DecodeError:
+        return ["the answer cannot be read as a message of its type"]
+
+
+def _one(exchange: Exchange) -> list[str]:
+    if len(exchange.responses) != 1:
+        return [f"expected one message, got {len(exchange.responses)}"]
+    return []
+
+
+def _read(exchange: Exchange, message_class: type[Message]) -> Any:
+    return bits_class(message_class).FromString(exchange.responses[0])
+
+
+def _expected(expect: suite_pb2.Expectation, index: int) -> Any:
+    message = to_bits(getattr(expect, expect.WhichOneof("response") or ""))
+    for fill in expect.fills:
+        apply_fill(message, fill, index)
+    return message
+
+
+def _closeness(expect: suite_pb2.Expectation) -> Closeness:
+    return Closeness(expect.absolute_tolerance, expect.relative_tolerance, expect.any_nan)
+
+
+def _predict_problems(expect: suite_pb2.Expectation, got: Any, exchange: Exchange, index: int) -> list[str]:
+    """`got` is a PredictResponse of `bits`; `index` is that of the call or of the result in its batch."""
+    problems = _common_problems(got, exchange)
+    if expect.WhichOneof("response") != "predict":
+        return problems
+    wanted, closeness = _expected(expect, index), _closeness(expect)
+    problems += float_map_problems("predictions", wanted.predictions, got.predictions, closeness)
+    problems += feature_map_problems("outputs", wanted.outputs, got.outputs, closeness)
+    if wanted.seed != got.seed:
+        problems.append(f"seed: expected {wanted.seed}, got {got.seed}")
+    return problems + _given_problems(wanted, got)
+
+
+def _tensor_problems(expect: suite_pb2.Expectation, got: Any, exchange: Exchange, index: int) -> list[str]:
+    problems = _common_problems(got, exchange)
+    if expect.WhichOneof("response") != "tensor_predict":
+        return problems
+    wanted = _expected(expect, index)
+    problems += tensor_map_problems("outputs", wanted.outputs, got.outputs)
+    return problems + _given_problems(wanted, got)
+
+
+def _common_problems(got: Any, exchange: Exchange) -> list[str]:
+    return (
+        rules.version_problems(got.model_version)
+        + rules.timing_problems(got, exchange.elapsed_ms)
+        + _echo(got.request_id, exchange.request)
+    )
+
+
+def _echo(request_id: str, request: Any) -> list[str]:
+    asked = getattr(request, "request_id", "") if request is not None else ""
+    if asked and request_id != asked:
+        return [f"request_id: expected {_clip(asked)} as sent, got {_clip(request_id)}"]
+    return [] if request_id else ["request_id: none was sent, and none was made"]
+
+
+def _given_problems(wanted: Any, got: Any) -> list[str]:
+    """Fields that are compared where the case gives them."""
+    problems = []
+    for name in ("model_version", "request_id"):
+        if getattr(wanted, name) and getattr(wanted, name) != getattr(got, name):
+            problems.append(f"{name}: expected {_clip(getattr(wanted, name))}, got {_clip(getattr(got, name))}")
+    if wanted.timing.batch_rows and wanted.timing.batch_rows != got.timing.batch_rows:
+        problems.append(f"timing.batch_rows: expected {wanted.timing.batch_rows}, got {got.timing.batch_rows}")
+    return problems
+
+
+def _batch_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: Alone) -> list[str]:
+    tensors = exchange.rpc == "tensor_batch_predict"
+    kind: type[Message] = inference_service_pb2.BatchPredictResponse
+    if tensors:
+        kind = model_inference_pb2.BatchPredictionResponse
+    results = list(_read(exchange, kind).results)
+    requests: list[Message] = list(getattr(exchange.request, "requests", ())) if exchange.request is not None else []
+    problems = []
+    if requests and len(results) != len(requests):
+        return [f"results: expected {len(requests)}, as many as requests, got {len(results)}"]
+    given = list(expect.batch.results)
+    for index, result in enumerate(results):
+        item = given[index % len(given)] if given else suite_pb2.Expectation()
+        request = requests[index] if requests else None
+        found = _result_problems(item, bool(given), result, exchange, request, index, tensors)
+        if expect.batch.equals_singles and request is not None:
+            single = alone("tensor_predict" if tensors else "predict", request)
+            found += _single_problems(result, single, tensors)
+        problems += [f"results[{index}]: {problem}" for problem in found]
+        if len(problems) > 10:
+            break
+    return problems
+
+
+def _result_problems(
+    expect: suite_pb2.Expectation,
+    compared: bool,
+    result: Any,
+    batch: Exchange,
+    request: Message | None,
+    index: int,
+    tensors: bool,
+) -> list[str]:
+    kind = result.WhichOneof("result")
+    if kind is None:
+        return ["holds neither a response nor an error"]
+    item = Exchange(batch.rpc, index, request, elapsed_ms=batch.elapsed_ms)
+    if kind == "response":
+        if expect.code not in ("", "OK") and "OK" not in expect.other_allowed_codes:
+            return [f"code: expected {expect.code}, got an answer"]
+        judge = _tensor_problems if tensors else _predict_problems
+        return judge(expect, result.response, item, index)
+    status = status_pb2.Status.FromString(result.error.SerializeToString())
+    code = next((code.name for code in grpc.StatusCode if code.value[0] == status.code), str(status.code))
+    problems = []
+    if code in rules.REASON_CODES.values():
+        problems = rules.status_problems(code, status.message, status)
+    else:
+        problems.append(f"error: {code} is no code of an error here")
+    if not compared:
+        return problems
+    accepted = expect.code or "OK"
+    if code != accepted and code not in expect.other_allowed_codes:
+        return [f"code: expected {accepted}, got {code}: {status.message}"]
+    if code == accepted:
+        problems += _error_problems(expect, status.message, status, False)
+    return problems
+
+
+def _single_problems(result: Any, single: Exchange, tensors: bool) -> list[str]:
+    """A result of a batch against the answer to the same request by itself."""
+    kind = result.WhichOneof("result")
+    if kind == "error":
+        if single.code == "OK":
+            return ["is an error, and by itself an answer"]
+        alone = single.details or status_pb2.Status()
+        same = result.error.SerializeToString(deterministic=True) == alone.SerializeToString(deterministic=True)
+        return [] if same else [f"error: {result.error.message!r}, by itself {single.message!r}"]
+    if single.code != "OK":
+        return [f"is an answer, and by itself {single.code}: {single.message}"]
+    response, exact = result.response, Closeness()
+    if tensors:
+        answer = _read(single, model_inference_pb2.PredictionResponse)
+        problems = tensor_map_problems("outputs", answer.outputs, response.outputs)
+    else:
+        answer = _read(single, inference_service_pb2.PredictResponse)
+        problems = float_map_problems("predictions", answer.predictions, response.predictions, exact)
+        problems += feature_map_problems("outputs", answer.outputs, response.outputs, exact)
+    if answer.model_version != response.model_version:
+        problems.append(f"model_version: {response.model_version!r}, by itself {answer.model_version!r}")
+    return [f"{problem} (expected is the answer by itself)" for problem in problems]
+
+
+def _stream_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    kind = bits_class(inference_service_pb2.PredictToken)
+    tokens: list[Any] = [kind.FromString(data) for data in exchange.responses]
+    if not tokens:
+        return ["the stream ended without a final message"]
+    problems = []
+    for index, token in enumerate(tokens):
+        last = index == len(tokens) - 1
+        if token.is_final != last:
+            problems.append(f"messages[{index}].is_final: expected {last}, got {token.is_final}")
+        if token.token_index != index:
+            problems.append(f"messages[{index}].token_index: expected {index}, got {token.token_index}")
+        problems += rules.version_problems(token.model_version) + _echo(token.request_id, exchange.request)
+        if len(problems) > 10:
+            return problems
+    final = tokens[-1]
+    if final.token:
+        problems.append(f"final message: expected no text, got {_clip(final.token)}")
+    if not final.finish_reason:
+        problems.append("final message: finish_reason is not set")
+    if final.usage.completion_tokens != len(tokens) - 1:
+        problems.append(
+            f"final message: usage.completion_tokens is {final.usage.completion_tokens}, "
+            f"but {len(tokens) - 1} tokens came"
+        )
+    if expect.WhichOneof("response") != "stream":
+        return problems
+    wanted: list[Any] = list(_expected(expect, exchange.index).messages)
+    if len(wanted) != len(tokens):
+        problems.append(f"expected {len(wanted)} messages, got {len(tokens)}")
+    for index, (a, b) in enumerate(zip(wanted, tokens, strict=False)):
+        for name in ("token", "is_final", "token_index", "token_id", "finish_reason", "seed"):
+            if getattr(a, name) != getattr(b, name):
+                problems.append(f"messages[{index}].{name}: expected {getattr(a, name)!r}, got {getattr(b, name)!r}")
+        if a.HasField("usage") and a.usage.prompt_tokens != b.usage.prompt_tokens:
+            problems.append(
+                f"messages[{index}].usage.prompt_tokens: expected {a.usage.prompt_tokens}, got {b.usage.prompt_tokens}"
+            )
+    return problems
+
+
+def _health_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    names = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
+    got = [names.get(s := _HEALTH.FromString(data).status, str(s)) for data in exchange.responses]
+    if expect.WhichOneof("response") != "health":
+        return []
+    problems = []
+    if got != list(expect.health.statuses):
+        problems.append(f"health: expected {list(expect.health.statuses)}, got {got}")
+    if expect.health.stays_open and not exchange.stayed_open:
+        problems.append("health: the stream ended, expected it to stay open")
+    return problems
+
+
+def _model_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    answer = model_catalog_service_pb2.GetModelResponse.FromString(exchange.responses[0])
+    problems = _catalog_model_problems(answer.model)
+    if expect.WhichOneof("response") != "model":
+        return problems
+    wanted, got = model_pb2.Model(), model_pb2.Model()
+    wanted.CopyFrom(expect.model)
+    got.CopyFrom(answer.model)
+    for index, version in enumerate(got.versions):
+        version.ClearField("ready_time")
+        if index < len(wanted.versions):
+            wanted_error = wanted.versions[index].error
+            if version.HasField("error") and not wanted_error.message:
+                version.error.ClearField("message")
+            if version.HasField("error"):
+                version.error.ClearField("details")
+    return problems + _difference("model", _plain(wanted), _plain(got))
+
+
+def _plain(message: Message) -> Any:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def _difference(path: str, wanted: Any, got: Any) -> list[str]:
+    """Where two JSON values differ."""
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        problems = []
+        for key in sorted(set(wanted) | set(got)):
+            if key not in got:
+                problems.append(f"{path}.{key}: expected {_clip(wanted[key])}, got nothing")
+            elif key not in wanted:
+                problems.append(f"{path}.{key}: expected nothing, got {_clip(got[key])}")
+            else:
+                problems += _difference(f"{path}.{key}", wanted[key], got[key])
+        return problems
+    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        return [
+            problem
+            for index, (a, b) in enumerate(zip(wanted, got, strict=True))
+            for problem in _difference(f"{path}[{index}]", a, b)
+        ]
+    return [] if wanted == got else [f"{path}: expected {_clip(wanted)}, got {_clip(got)}"]
+
+
+def _catalog_model_problems(model: model_pb2.Model) -> list[str]:
+    """What must hold of every model of a catalog."""
+    problems = []
+    numbers = [version.version for version in model.versions]
+    if any(rules.version_problems(number) for number in numbers):
+        problems.append(f"model {model.model_id!r}: versions: expected numbers, got {numbers}")
+    elif numbers != sorted(set(numbers), key=int):
+        problems.append(f"model {model.model_id!r}: versions: expected rising numbers, got {numbers}")
+    ready = [version.version for version in model.versions if version.state == model_pb2.MODEL_STATE_READY]
+    default = ready[-1] if ready else ""
+    if model.default_version != default:
+        problems.append(
+            f"model {model.model_id!r}: default_version: expected {default!r}, the highest that is ready, "
+            f"got {model.default_version!r}"
+        )
+    for version in model.versions:
+        here = f"model {model.model_id!r} version {version.version}"
+        failed = version.state == model_pb2.MODEL_STATE_FAILED
+        if failed != version.HasField("error"):
+            problems.append(f"{here}: error: is set {'where it did not fail' if not failed else 'not'}")
+        if failed:
+            problems += [
+                f"{here}: error: {problem}"
+                for problem in rules.status_problems("FAILED_PRECONDITION", version.error.message, version.error)
+            ]
+            extra = [f.name for f, _ in version.ListFields() if f.name not in ("version", "state", "error")]
+            if extra:
+                problems.append(f"{here}: expected only version, state and error of a failed one, got {extra}")
+        if (version.state == model_pb2.MODEL_STATE_READY) != version.HasField("ready_time"):
+            problems.append(f"{here}: ready_time: is set exactly where the version is ready")
+        for feature in version.features:
+            if feature.required == feature.HasField("default_value"):
+                problems.append(f"{here}: feature {feature.name!r}: a default is set exactly where it is not required")
+    return problems
+
+
+def _list_models_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    kind = model_catalog_service_pb2.ListModelsResponse
+    pages = [kind.FromString(data) for data in exchange.pages or exchange.responses]
+    size = getattr(exchange.request, "page_size", 0) or 100
+    problems = []
+    for index, page in enumerate(pages):
+        if len(page.models) > size:
+            problems.append(f"page {index}: expected at most {size} models, got {len(page.models)}")
+        for model in page.models:
+            problems += _catalog_model_problems(model)
+    models = [model for page in pages for model in page.models]
+    ids = [model.model_id for model in models]
+    if ids != sorted(set(ids), key=lambda text: text.encode()):
+        problems.append(f"expected ids in byte order, each once, got {_clip(ids)}")
+    wanted = expect.models
+    problems += [f"{name!r} is missing" for name in wanted.includes if name not in ids]
+    problems += [f"{name!r} is not expected" for name in wanted.excludes if name in ids]
+    if wanted.first_page_count and len(pages[0].models) != wanted.first_page_count:
+        problems.append(f"expected {wanted.first_page_count} models, got {len(pages[0].models)}")
+    if wanted.all_pages:
+        whole = kind.FromString(exchange.whole)
+        if [_plain(model) for model in whole.models] != [_plain(model) for model in models]:
+            problems.append("the pages together do not hold what one large page holds")
+        if len(whole.models) <= 1000 and whole.next_page_token:
+            problems.append("the whole catalog is on one page, and yet a token for more came")
+    return problems
+
+
+def _recommend_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    got = _read(exchange, recommender_pb2.RecommendationResponse)
+    if len(got.item_ids) != len(got.scores):
+        return [f"{len(got.item_ids)} items, but {len(got.scores)} scores"]
+    problems = rules.version_problems(got.model_version)
+    if expect.WhichOneof("response") != "recommend":
+        return problems
+    wanted = _expected(expect, exchange.index)
+    if list(wanted.item_ids) != list(got.item_ids):
+        return [*problems, f"item_ids: expected {list(wanted.item_ids)}, got {list(got.item_ids)}"]
+    for index, (a, b) in enumerate(zip(wanted.scores, got.scores, strict=False)):
+        problems += float_problem(f"scores[{index}]", a, b, _closeness(expect))
+    return problems
+
+
+def _reflection_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
+    answers = [reflection_pb2.ServerReflectionResponse.FromString(data) for data in exchange.responses]
+    if len(answers) != 1:
+        return [f"expected one answer, got {len(answers)}"]
+    answer = answers[0]
+    if answer.WhichOneof("message_response") == "error_response":
+        return [f"reflection: {answer.error_response.error_message}"]
+    services = {service.name for service in answer.list_services_response.service}
+    problems = [f"service {name!r} is missing" for name in expect.reflection.services if name not in services]
+    if expect.reflection.as_published:
+        files = [
+            descriptor_pb2.FileDescriptorProto.FromString(data)
+            for data in answer.file_descriptor_response.file_descriptor_proto
+        ]
+        problems += [] if files else ["no file came"]
+        for file in files:
+            problems += _published_problems(file)
+    return problems
+
+
+def _published_problems(file: descriptor_pb2.FileDescriptorProto) -> list[str]:
+    """A file that the server describes against the same file of the stubs; files of others are left out."""
+    try:
+        published = descriptor_pb2.FileDescriptorProto.FromString(Default().FindFileByName(file.name).serialized_pb)
+    except KeyError:
+        return []
+    wanted, got = _surface(published), _surface(file)
+    problems = [f"{file.name}: {item} is missing" for item in sorted(wanted - got)]
+    return problems + [f"{file.name}: {item} is not in the published contract" for item in sorted(got - wanted)]
+
+
+def _surface(file: descriptor_pb2.FileDescriptorProto) -> set[str]:
+    """What of a file is on the wire, a line for each field, value and method."""
+    lines: set[str] = set()
+
+    def message(prefix: str, definition: descriptor_pb2.DescriptorProto) -> None:
+        name = f"{prefix}.{definition.name}"
+        for field in definition.field:
+            lines.add(f"{name}.{field.name} = {field.number} {field.type} {field.label} {field.type_name}")
+        for enum in definition.enum_type:
+            lines.update(f"{name}.{enum.name}.{value.name} = {value.number}" for value in enum.value)
+        for nested in definition.nested_type:
+            message(name, nested)
+
+    for definition in file.message_type:
+        message(file.package, definition)
+    for enum in file.enum_type:
+        lines.update(f"{file.package}.{enum.name}.{value.name} = {value.number}" for value in enum.value)
+    for service in file.service:
+        for method in service.method:
+            arrow = "stream " if method.server_streaming else ""
+            lines.add(f"{service.name}.{method.name}({method.input_type}) returns ({arrow}{method.output_type})")
+    return lines
+
+
+def _repeated_ids(exchanges: Sequence[Exchange]) -> list[str]:
+    """Generated request ids never come twice, over calls and within a batch."""
+    made: list[str] = []
+    for exchange in exchanges:
+        if exchange.code != "OK" or not exchange.responses or exchange.request is None:
+            continue
+        try:
+            if exchange.rpc == "predict" and not exchange.request.request_id:  # type: ignore[attr-defined]
+                made.append(_read(exchange, inference_service_pb2.PredictResponse).request_id)
+            elif exchange.rpc == "batch_predict":
+                results = _read(exchange, inference_service_pb2.BatchPredictResponse).results
+                requests = exchange.request.requests  # type: ignore[attr-defined]
+                made += [
+                    result.response.request_id
+                    for request, result in zip(requests, results, strict=False)
+                    if not request.request_id and result.WhichOneof("result") == "response"
+                ]
+        except DecodeError:
+            continue
+    return [] if len(set(made)) == len(made) else ["request_id: a generated id came twice"]
+
+
+def _clip(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} long)"
