@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	modelpackagev1 "github.com/concord-inference/concord/go/gen/modelpackage/v1"
+	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/feature"
+	"github.com/concord-inference/concord/go/internal/model"
+	"github.com/concord-inference/concord/go/internal/tensor"
+)
+
+// loadVersion verifies a version, makes its session and lets it prove itself. The error is for callers: no path is in it.
+func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model.Model, *About, error) {
+	c, err := read(r.root, id+"/"+number, r.options.RequireManifest)
+	if err != nil {
+		return nil, nil, err
+	}
+	kind := inferencev1.ModelKind_MODEL_KIND_TENSOR
+	about := &About{}
+	if c.manifest != nil {
+		kind = c.manifest.GetKind()
+		about = &About{
+			Description: c.manifest.GetDescription(), Verified: true, Parity: c.manifest.GetParity(),
+			MaxBatchRows: c.manifest.GetBatching().GetMaxBatchRows(),
+		}
+	}
+	switch kind {
+	case inferencev1.ModelKind_MODEL_KIND_TABULAR, inferencev1.ModelKind_MODEL_KIND_TENSOR:
+	case inferencev1.ModelKind_MODEL_KIND_GENERATOR, inferencev1.ModelKind_MODEL_KIND_RECOMMENDER:
+		return nil, nil, fmt.Errorf("kind %s is not served here", model.KindText(kind))
+	default:
+		return nil, nil, errors.New("kind: expected a kind, got nothing")
+	}
+	if r.options.Admit != nil {
+		if err := r.options.Admit(ctx, c.graph, c.external); err != nil {
+			return nil, nil, err
+		}
+	}
+	session, err := r.options.Load(c.graph, c.external)
+	if err != nil {
+		return nil, nil, errors.New(fault.Scrub(err.Error()))
+	}
+	// Until a model owns it.
+	c.graph, c.external = nil, nil
+	m, err := assemble(id, number, kind, c.manifest, session)
+	if err != nil {
+		session.Close()
+		return nil, nil, err
+	}
+	if c.manifest != nil {
+		if err := selfTest(ctx, m, c.golden); err != nil {
+			session.Close()
+			return nil, nil, err
+		}
+	}
+	about.ReadyTime = time.Now()
+	return m, about, nil
+}
+
+// assemble holds the manifest against the graph.
+func assemble(id, number string, kind model.Kind, manifest *modelpackagev1.Manifest, session model.Session) (*model.Model, error) {
+	inputs, outputs := session.Inputs(), session.Outputs()
+	batching := manifest.GetBatching()
+	if batching.GetBatchable() {
+		if err := checkBatchable(inputs, outputs); err != nil {
+			return nil, err
+		}
+	}
+	var plan *feature.Plan
+	var err error
+	noFeatures := ""
+	if kind == inferencev1.ModelKind_MODEL_KIND_TABULAR {
+		if plan, err = feature.FromManifest(manifest, inputs, outputs); err != nil {
+			return nil, err
+		}
+	} else {
+		if len(manifest.GetFeatures())+len(manifest.GetPredictions())+len(manifest.GetOutputs()) > 0 {
+			return nil, errors.New("kind tensor: expected no features, predictions and outputs in the manifest")
+		}
+		if plan, err = feature.FromGraph(inputs, outputs); err != nil {
+			noFeatures = err.Error()
+		}
+	}
+	m := model.New(id, number, kind, session, plan, batching.GetBatchable(), int(batching.GetMaxBatchRows()))
+	m.NoFeatures = noFeatures
+	return m, nil
+}
+
+// checkBatchable refuses a claim that the graph contradicts.
+func checkBatchable(inputs, outputs []tensor.Spec) error {
+	for _, side := range []struct {
+		name  string
+		specs []tensor.Spec
+	}{{"input", inputs}, {"output", outputs}} {
+		for _, spec := range side.specs {
+			if !spec.Unranked && (len(spec.Shape) == 0 || spec.Shape[0] != -1) {
+				return fmt.Errorf("batching: expected an open axis 0, got %s %s, %s", side.name, fault.Quote(spec.Name), spec.Describe())
+			}
+		}
+	}
+	return nil
+}
