@@ -21,9 +21,10 @@ from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline
 
 from concord_export.columns import INPUT_NAMES, Columns
+from concord_export.converters import own_converters
 from concord_export.errors import ConversionError
 from concord_export.source import FeatureKind
-from concord_export.trees import exact_trees, finish_opsets
+from concord_export.trees import finish_opsets
 
 __all__ = ["LABEL", "SCORES", "Precision", "convert"]
 
@@ -52,6 +53,9 @@ def convert(estimator: Any, columns: Columns, *, name: str, precision: Precision
     `bool_label`: the classes are False and True. Raises ConversionError where there is no such graph.
     """
     runs = _runs(columns)
+    while hasattr(estimator, "best_estimator_"):
+        # A search answers with the best that it found.
+        estimator = estimator.best_estimator_
     try:
         inner = _convert_estimator(estimator, runs, name=name, precision=precision)
         return _wrap(
@@ -87,7 +91,7 @@ def _convert_estimator(
         (f"run_{index}", (StringTensorType if strings else number)([None, len(members)]))
         for index, (strings, members) in enumerate(runs)
     ]
-    with exact_trees(), warnings.catch_warnings():
+    with own_converters(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: onnx.ModelProto = skl2onnx.convert_sklearn(
             estimator,
@@ -106,8 +110,8 @@ def _options(estimator: Any) -> dict[int, dict[str, Any]]:
     from skl2onnx.common._registration import get_converter
 
     final = estimator
-    while isinstance(final, Pipeline):
-        final = final.steps[-1][1]
+    while isinstance(final, Pipeline) or hasattr(final, "best_estimator_"):
+        final = final.steps[-1][1] if isinstance(final, Pipeline) else final.best_estimator_
     alias = sklearn_operator_name_map.get(type(final))
     if not is_classifier(final) or alias is None:
         return {}

@@ -146,7 +146,10 @@ def _convert_and_compare(
             return model, session, fitted, compare(session, fitted, trial, limits, progress), attempt
         except (ConversionError, ParityError) as error:
             failures.append(error)
-    raise next((failure for failure in failures if isinstance(failure, ParityError)), failures[0])
+    for failure in failures:
+        if isinstance(failure, ParityError):
+            raise failure
+    raise ConversionError("\n".join(dict.fromkeys(str(failure) for failure in failures)))
 
 
 def _manifest(

@@ -176,9 +176,9 @@ def _thresholds(estimator: Any, features: int) -> dict[int, npt.NDArray[np.float
         floor = floor_to_float32(np.unique(np.array(thresholds, np.float64)))
         floor = floor[np.isfinite(floor)]
         if len(floor):
-            near[feature] = np.concatenate(
-                [floor, np.nextafter(floor, np.float32(-np.inf)), np.nextafter(floor, np.float32(np.inf))]
-            )
+            with np.errstate(over="ignore"):
+                beside = [np.nextafter(floor, np.float32(-np.inf)), np.nextafter(floor, np.float32(np.inf))]
+            near[feature] = np.concatenate([floor, *beside])
     return near
 
 

@@ -53,8 +53,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        # Errors come as exceptions; warnings about a converter's leftovers help nobody.
-        options.log_severity_level = 3
+        # Errors come as exceptions; what else it would log helps nobody.
+        options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]

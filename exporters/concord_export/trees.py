@@ -14,9 +14,7 @@ forest's vote can tie in one and not in the other. These converters take the pla
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from skl2onnx.common._registration import get_converter, register_converter
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
+from concord_export.nodes import DOUBLE, FLOAT, INT64, Nodes
+
 __all__ = [
+    "CONVERTERS",
     "ML_OPSET",
     "Tree",
-    "exact_trees",
     "finish_opsets",
     "floor_to_float32",
     "split_thresholds",
@@ -39,16 +38,13 @@ __all__ = [
 
 ML_OPSET = 5
 
-_DOUBLE = int(TensorProto.DOUBLE)
-_FLOAT = int(TensorProto.FLOAT)
-
 
 def floor_to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """The largest 32-bit floats that are not above `values`."""
     with np.errstate(over="ignore"):
         nearest = values.astype(np.float32)
-    above = nearest.astype(np.float64) > values
-    nearest[above] = np.nextafter(nearest[above], np.float32(-np.inf))
+        above = nearest.astype(np.float64) > values
+        nearest[above] = np.nextafter(nearest[above], np.float32(-np.inf))
     return nearest
 
 
@@ -228,57 +224,14 @@ def finish_opsets(model: onnx.ModelProto) -> None:
             opset.version = ML_OPSET
 
 
-class _Graph:
-    """Adds nodes to skl2onnx's container under fresh names."""
-
-    def __init__(self, scope: Any, operator: Any, container: Any) -> None:
-        self._scope, self._operator, self._container = scope, operator, container
-
-    def node(self, op_type: str, inputs: Sequence[str], output: str | None = None, **attributes: Any) -> str:
-        name = output or self._scope.get_unique_variable_name(op_type.lower())
-        ml = op_type == "TreeEnsemble"
-        self._container.add_node(
-            op_type,
-            list(inputs),
-            [name],
-            op_domain="ai.onnx.ml" if ml else "",
-            # skl2onnx 1.20 knows ai.onnx.ml up to 3; finish_opsets puts it right.
-            op_version=1 if ml else None,
-            name=self._scope.get_unique_operator_name(op_type),
-            **attributes,
-        )
-        return name
-
-    def constant(self, data_type: int, shape: Sequence[int], values: Sequence[Any]) -> str:
-        name: str = self._scope.get_unique_variable_name("constant")
-        self._container.add_initializer(name, data_type, list(shape), list(values))
-        return name
-
-    def ensemble(self, trees: Sequence[tuple[int, Tree]], n_targets: int, *, float_input: bool) -> str:
-        """The sums of the trees, double [rows, targets]. `float_input`: the trees see the features as 32-bit floats."""
-        features: str = self._operator.inputs[0].full_name
-        if float_input and not isinstance(self._operator.inputs[0].type, FloatTensorType):
-            features = self.node("Cast", [features], to=_FLOAT)
-        if float_input or not isinstance(self._operator.inputs[0].type, DoubleTensorType):
-            features = self.node("Cast", [features], to=_DOUBLE)
-        return self.node("TreeEnsemble", [features], **tree_ensemble_attributes(trees, n_targets))
-
-    def give(self, index: int, name: str) -> None:
-        """Makes the double tensor `name` the operator's output, in the type that skl2onnx declared."""
-        output = self._operator.outputs[index]
-        to = _DOUBLE if isinstance(output.type, DoubleTensorType) else _FLOAT
-        self.node("Cast", [name], output.full_name, to=to)
-
-    def give_label(self, class_index: str, classes: Any) -> None:
-        """Makes the class of the int64 indices [rows] the operator's first output."""
-        if all(isinstance(label, str) for label in classes):
-            table = self.constant(int(TensorProto.STRING), [len(classes)], [str(label).encode() for label in classes])
-        else:
-            table = self.constant(int(TensorProto.INT64), [len(classes)], [int(label) for label in classes])
-        self.node("Gather", [table, class_index], self._operator.outputs[0].full_name, axis=0)
-
-    def option(self, name: str) -> bool:
-        return bool(self._container.get_options(self._operator.raw_operator, {name: False}).get(name, False))
+def _ensemble(graph: Nodes, trees: Sequence[tuple[int, Tree]], n_targets: int, *, float_input: bool) -> str:
+    """The sums of the trees, double [rows, targets]. `float_input`: the trees see the features as 32-bit floats."""
+    features = graph.input
+    if float_input and not issubclass(graph.input_type, FloatTensorType):
+        features = graph.node("Cast", [features], to=FLOAT)
+    if float_input or not issubclass(graph.input_type, DoubleTensorType):
+        features = graph.node("Cast", [features], to=DOUBLE)
+    return graph.node("TreeEnsemble", [features], **tree_ensemble_attributes(trees, n_targets))
 
 
 def _refuse_multi_output(estimator: Any) -> None:
@@ -292,27 +245,29 @@ def _trees_of(estimator: Any) -> list[Any]:
 
 def _convert_tree_classifier(scope: Any, operator: Any, container: Any) -> None:
     """DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier."""
-    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    graph = Nodes(scope, operator, container)
+    estimator = graph.estimator
     _refuse_multi_output(estimator)
     trees = _trees_of(estimator)
     count = len(estimator.classes_)
     votes = [(index, Tree.of_sklearn(tree, 0, index)) for tree in trees for index in range(count)]
-    probability = graph.ensemble(votes, count, float_input=True)
+    probability = _ensemble(graph, votes, count, float_input=True)
     if hasattr(estimator, "estimators_"):
-        probability = graph.node("Div", [probability, graph.constant(_DOUBLE, [1], [float(len(trees))])])
+        probability = graph.node("Div", [probability, graph.constant(DOUBLE, [1], [float(len(trees))])])
     graph.give_label(graph.node("ArgMax", [probability], axis=1, keepdims=0), estimator.classes_)
     graph.give(1, probability)
 
 
 def _convert_tree_regressor(scope: Any, operator: Any, container: Any) -> None:
     """DecisionTreeRegressor, ExtraTreeRegressor, RandomForestRegressor, ExtraTreesRegressor."""
-    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    graph = Nodes(scope, operator, container)
+    estimator = graph.estimator
     trees = _trees_of(estimator)
     count = estimator.n_outputs_
     sums = [(output, Tree.of_sklearn(tree, output, 0)) for tree in trees for output in range(count)]
-    prediction = graph.ensemble(sums, count, float_input=True)
+    prediction = _ensemble(graph, sums, count, float_input=True)
     if hasattr(estimator, "estimators_"):
-        prediction = graph.node("Div", [prediction, graph.constant(_DOUBLE, [1], [float(len(trees))])])
+        prediction = graph.node("Div", [prediction, graph.constant(DOUBLE, [1], [float(len(trees))])])
     graph.give(0, prediction)
 
 
@@ -333,20 +288,20 @@ def _boosting_baseline(estimator: Any) -> npt.NDArray[np.float64]:
     return np.asarray(estimator._raw_predict_init(row), np.float64).ravel()
 
 
-def _binary_probability(graph: _Graph, raw: str, factor: float = 1.0) -> str:
-    scaled = raw if factor == 1.0 else graph.node("Mul", [raw, graph.constant(_DOUBLE, [1], [factor])])
+def _binary_probability(graph: Nodes, raw: str, factor: float = 1.0) -> str:
+    scaled = raw if factor == 1.0 else graph.node("Mul", [raw, graph.constant(DOUBLE, [1], [factor])])
     second = graph.node("Sigmoid", [scaled])
-    first = graph.node("Sub", [graph.constant(_DOUBLE, [1], [1.0]), second])
+    first = graph.node("Sub", [graph.constant(DOUBLE, [1], [1.0]), second])
     return graph.node("Concat", [first, second], axis=1)
 
 
-def _convert_boosting(graph: _Graph, classes: Any, raw: str, *, comparison: str, factor: float = 1.0) -> None:
+def _convert_boosting(graph: Nodes, classes: Any, raw: str, *, comparison: str, factor: float = 1.0) -> None:
     """Label and scores from the raw sums of a boosting classifier; `comparison` with 0 chooses the second class."""
     if len(classes) == 2:
-        zero = graph.constant(_DOUBLE, [1], [0.0])
+        zero = graph.constant(DOUBLE, [1], [0.0])
         second = graph.node(comparison, [raw, zero])
-        index = graph.node("Reshape", [second, graph.constant(int(TensorProto.INT64), [1], [-1])])
-        index = graph.node("Cast", [index], to=int(TensorProto.INT64))
+        index = graph.node("Reshape", [second, graph.constant(INT64, [1], [-1])])
+        index = graph.node("Cast", [index], to=INT64)
         if graph.option("raw_scores"):
             scores = graph.node("Concat", [graph.node("Neg", [raw]), raw], axis=1)
         else:
@@ -359,36 +314,40 @@ def _convert_boosting(graph: _Graph, classes: Any, raw: str, *, comparison: str,
 
 
 def _convert_gradient_boosting_classifier(scope: Any, operator: Any, container: Any) -> None:
-    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    graph = Nodes(scope, operator, container)
+    estimator = graph.estimator
     baseline = _boosting_baseline(estimator)
-    raw = graph.ensemble(_boosted(estimator, baseline), len(baseline), float_input=True)
+    raw = _ensemble(graph, _boosted(estimator, baseline), len(baseline), float_input=True)
     factor = 2.0 if estimator.loss == "exponential" else 1.0
     _convert_boosting(graph, estimator.classes_, raw, comparison="GreaterOrEqual", factor=factor)
 
 
 def _convert_gradient_boosting_regressor(scope: Any, operator: Any, container: Any) -> None:
-    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    graph = Nodes(scope, operator, container)
+    estimator = graph.estimator
     baseline = _boosting_baseline(estimator)
-    graph.give(0, graph.ensemble(_boosted(estimator, baseline), len(baseline), float_input=True))
+    graph.give(0, _ensemble(graph, _boosted(estimator, baseline), len(baseline), float_input=True))
 
 
-def _hist_boosted(graph: _Graph, estimator: Any) -> str:
+def _hist_boosted(graph: Nodes, estimator: Any) -> str:
     if getattr(estimator, "is_categorical_", None) is not None:
         raise NotImplementedError("categorical_features of HistGradientBoosting cannot be exported yet")
     baseline = np.asarray(estimator._baseline_prediction, np.float64).ravel()
     trees = [(target, Tree.constant(float(value))) for target, value in enumerate(baseline)]
     for predictors in estimator._predictors:
         trees += [(target, Tree.of_hist_gradient_boosting(tree)) for target, tree in enumerate(predictors)]
-    return graph.ensemble(trees, len(baseline), float_input=False)
+    return _ensemble(graph, trees, len(baseline), float_input=False)
 
 
 def _convert_hist_gradient_boosting_classifier(scope: Any, operator: Any, container: Any) -> None:
-    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    graph = Nodes(scope, operator, container)
+    estimator = graph.estimator
     _convert_boosting(graph, estimator.classes_, _hist_boosted(graph, estimator), comparison="Greater")
 
 
 def _convert_hist_gradient_boosting_regressor(scope: Any, operator: Any, container: Any) -> None:
-    estimator, graph = operator.raw_operator, _Graph(scope, operator, container)
+    graph = Nodes(scope, operator, container)
+    estimator = graph.estimator
     prediction = _hist_boosted(graph, estimator)
     link = type(estimator._loss.link).__name__
     if link == "LogLink":
@@ -398,7 +357,7 @@ def _convert_hist_gradient_boosting_regressor(scope: Any, operator: Any, contain
     graph.give(0, prediction)
 
 
-_CONVERTERS: dict[str, Callable[[Any, Any, Any], None]] = {
+CONVERTERS: dict[str, Callable[[Any, Any, Any], None]] = {
     "SklearnDecisionTreeClassifier": _convert_tree_classifier,
     "SklearnDecisionTreeRegressor": _convert_tree_regressor,
     "SklearnExtraTreeClassifier": _convert_tree_classifier,
@@ -412,18 +371,3 @@ _CONVERTERS: dict[str, Callable[[Any, Any, Any], None]] = {
     "SklearnRandomForestClassifier": _convert_tree_classifier,
     "SklearnRandomForestRegressor": _convert_tree_regressor,
 }
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def exact_trees() -> Iterator[None]:
-    """Within this context skl2onnx converts trees with the converters of this module; afterwards as before."""
-    with _LOCK:
-        before = {alias: get_converter(alias) for alias in _CONVERTERS}
-        try:
-            for alias, converter in _CONVERTERS.items():
-                register_converter(alias, converter, overwrite=True, options=before[alias].get_allowed_options())
-            yield
-        finally:
-            for alias, registered in before.items():
-                register_converter(alias, registered._fct, overwrite=True, options=registered.get_allowed_options())
