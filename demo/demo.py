@@ -60,9 +60,9 @@ def questions() -> Iterator[Question]:
             model_id="mixed",
             features={
                 "species": str(iris.target_names[iris.target[row]]),
-                "sepal length": sepal_length,
-                "sepal width": sepal_width,
-                "petal length": petal_length,
+                "sepal length (cm)": sepal_length,
+                "sepal width (cm)": sepal_width,
+                "petal length (cm)": petal_length,
             },
             truth=f"{petal_width} cm",
         )
