@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A version of a model that is ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from concord_proto.inference.v1 import model_pb2
+
+from concord_server import fault
+from concord_server.fault import Fault, Reason, quote, shown
+from concord_server.model.session import Call, Session, SessionError
+from concord_server.tensor import Tensor
+
+if TYPE_CHECKING:
+    from concord_server.feature import Plan
+
+__all__ = ["OWN_MAX_ROWS", "Model", "kind_text"]
+
+OWN_MAX_ROWS = 1024
+"""The server's own limit of rows in one execution."""
+
+
+class Model:
+    """One version of a model, ready to run. It does not change."""
+
+    def __init__(
+        self,
+        model_id: str,
+        version: str,
+        kind: model_pb2.ModelKind,
+        session: Session,
+        *,
+        features: Plan | str,
+        batchable: bool = False,
+        max_rows: int = 0,
+    ) -> None:
+        """`features` is how features become tensors or, where the model takes tensors only, why.
+
+        `max_rows` is the package's own limit of rows in one execution, 0 for none.
+        """
+        self.model_id = model_id
+        self.version = version
+        self.kind = kind
+        self.session = session
+        self.features = features
+        self.batchable = batchable
+        self._max_rows = min(max_rows or OWN_MAX_ROWS, OWN_MAX_ROWS)
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows in one execution: at least 1, and 1 where the model is not batchable."""
+        return self._max_rows if self.batchable else 1
+
+    def plan(self) -> Plan:
+        """How features become tensors. Raises Fault METHOD_NOT_SUPPORTED where the model takes tensors only."""
+        if isinstance(self.features, str):
+            text = f"model {quote(self.model_id)} takes tensors only: {self.features}"
+            raise Fault(Reason.METHOD_NOT_SUPPORTED, text).at(self.model_id, self.version)
+        return self.features
+
+    def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
+        """As Session.run, but every failure is a Fault."""
+        try:
+            return self.session.run(inputs, wanted, call)
+        except SessionError as error:
+            raise self.failed(str(error)) from error
+
+    def failed(self, why: str) -> Fault:
+        """The fault of a model that failed on an input."""
+        text = f"model {quote(self.model_id)} version {shown(self.version)} failed on this input: {fault.scrub(why)}"
+        return Fault(Reason.MODEL_EXECUTION_FAILED, text).at(self.model_id, self.version)
+
+
+_KINDS = {
+    model_pb2.MODEL_KIND_TABULAR: "tabular",
+    model_pb2.MODEL_KIND_TENSOR: "tensor",
+    model_pb2.MODEL_KIND_GENERATOR: "generator",
+    model_pb2.MODEL_KIND_RECOMMENDER: "recommender",
+}
+
+
+def kind_text(kind: model_pb2.ModelKind) -> str:
+    """A kind in a message."""
+    return _KINDS.get(kind, "unspecified")

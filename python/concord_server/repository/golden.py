@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The golden cases: a model proves itself on the path that requests take. It is also the warm-up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from concord_proto.inference.v1 import inference_service_pb2, model_inference_pb2, model_pb2
+from concord_proto.modelpackage.v1 import golden_pb2
+from google.protobuf.message import DecodeError
+
+from concord_server import batch
+from concord_server.fault import Violation, quote
+from concord_server.feature import EncodeError
+from concord_server.model import Call, Model, decode_tensors, kind_text
+from concord_server.model.generation import shortest
+from concord_server.repository.disk import RefusedError
+from concord_server.tensor import DType, Tensor, dtype_name, float32_of, from_wire, shape_text
+
+__all__ = ["self_test"]
+
+_GOLDEN = "golden.binpb"
+
+
+def self_test(model: Model, data: bytes) -> None:
+    """Asks a model its golden cases. Raises RefusedError, or a Fault's text in one, at the first miss."""
+    golden = golden_pb2.GoldenSet()
+    try:
+        golden.ParseFromString(data)
+    except DecodeError as error:
+        raise RefusedError(f"{_GOLDEN} is no golden set") from error
+    if not golden.cases:
+        raise RefusedError(f"{_GOLDEN}: expected at least 1 case, got 0")
+    near = _Tolerance(golden.absolute_tolerance, golden.relative_tolerance)
+    if not (near.absolute >= 0 and near.relative >= 0) or math.isinf(near.absolute + near.relative):
+        tolerances = f"{shortest(near.absolute, np.float64)} and {shortest(near.relative, np.float64)}"
+        raise RefusedError(f"{_GOLDEN}: expected finite tolerances of at least 0, got {tolerances}")
+    for i, case in enumerate(golden.cases):
+        try:
+            _ask(near, model, case)
+        except RefusedError as error:
+            raise RefusedError(f"golden case {i}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Tolerance:
+    """How near an answer must be: |answer - expected| <= absolute + relative * |expected|."""
+
+    absolute: float
+    relative: float
+
+    def holds(self, answer: float, expected: float) -> bool:
+        """Compares numbers: NaN equals NaN, an infinity itself."""
+        if answer == expected or (math.isnan(answer) and math.isnan(expected)):
+            return True
+        if math.isinf(answer) or math.isinf(expected):
+            return False
+        return abs(answer - expected) <= self.absolute + self.relative * abs(expected)
+
+
+def _ask(near: _Tolerance, model: Model, case: golden_pb2.GoldenCase) -> None:
+    request, answer = case.WhichOneof("request"), case.WhichOneof("answer")
+    if model.kind == model_pb2.MODEL_KIND_TENSOR:
+        if request != "tensors" or answer != "outputs":
+            raise RefusedError("expected tensors and outputs, as for a model of kind tensor")
+        _ask_tensors(near, model, case.tensors, case.outputs)
+    else:
+        if request != "features" or answer != "predictions":
+            kind = kind_text(model.kind)
+            raise RefusedError(f"expected features and predictions, as for a model of kind {kind}")
+        _ask_features(near, model, case.features, case.predictions)
+
+
+def _ask_features(
+    near: _Tolerance,
+    model: Model,
+    request: inference_service_pb2.PredictRequest,
+    wanted: inference_service_pb2.PredictResponse,
+) -> None:
+    plan = model.plan()
+    result = batch.one(model, plan.decode(request.features), plan.wanted, Call())
+    got = inference_service_pb2.PredictResponse()
+    try:
+        plan.encode(result.outputs, got)
+    except EncodeError as error:
+        raise RefusedError(str(error)) from error
+    for name in sorted(wanted.predictions):
+        expected = wanted.predictions[name]
+        if name not in got.predictions:
+            raise RefusedError(f"prediction {quote(name)}: expected {shortest(expected)}, got nothing")
+        if not near.holds(got.predictions[name], expected):
+            numbers = f"expected {shortest(expected)}, got {shortest(got.predictions[name])}"
+            raise RefusedError(f"prediction {quote(name)}: {numbers}")
+    for name in sorted(wanted.outputs):
+        value = wanted.outputs[name]
+        if name not in got.outputs:
+            raise RefusedError(f"output {quote(name)}: expected {_value_text(value)}, got nothing")
+        if not _value_holds(near, got.outputs[name], value):
+            values = f"expected {_value_text(value)}, got {_value_text(got.outputs[name])}"
+            raise RefusedError(f"output {quote(name)}: {values}")
+
+
+def _ask_tensors(
+    near: _Tolerance,
+    model: Model,
+    request: model_inference_pb2.PredictionRequest,
+    wanted: model_inference_pb2.PredictionResponse,
+) -> None:
+    specs = model.session.outputs
+    inputs = decode_tensors(model.session.inputs, request.inputs)
+    result = batch.one(model, inputs, range(len(specs)), Call())
+    got = {spec.name: tensor for spec, tensor in zip(specs, result.outputs, strict=True)}
+    for name in sorted(wanted.outputs):
+        if name not in got:
+            raise RefusedError(f"output {quote(name)}: the graph has no such output")
+        expected = from_wire(f"outputs[{quote(name)}]", wanted.outputs[name])
+        if isinstance(expected, Violation):
+            raise RefusedError(expected.message)
+        if miss := _tensor_miss(near, got[name], expected):
+            raise RefusedError(f"output {quote(name)}: {miss}")
+
+
+def _value_holds(
+    near: _Tolerance, answer: inference_service_pb2.FeatureValue, expected: inference_service_pb2.FeatureValue
+) -> bool:
+    kind = expected.WhichOneof("value")
+    if kind is None or answer.WhichOneof("value") != kind:
+        return False
+    if kind in ("float_value", "double_value"):
+        return near.holds(getattr(answer, kind), getattr(expected, kind))
+    if kind == "float_array":
+        got, wanted = answer.float_array.values, expected.float_array.values
+        return len(got) == len(wanted) and all(near.holds(a, b) for a, b in zip(got, wanted, strict=True))
+    return bool(answer == expected)
+
+
+def _value_text(value: inference_service_pb2.FeatureValue) -> str:
+    """A value in a message, an array by its kind and length."""
+    kind = value.WhichOneof("value")
+    match kind:
+        case None:
+            return "nothing"
+        case "float_value":
+            return shortest(value.float_value)
+        case "double_value":
+            return shortest(value.double_value, np.float64)
+        case "bool_value":
+            return "true" if value.bool_value else "false"
+        case "string_value":
+            return quote(value.string_value)
+        case "int64_value":
+            return str(value.int64_value)
+        case _:
+            noun = {"float_array": "floats", "int64_array": "integers", "string_array": "strings"}[kind]
+            return f"other values ({len(getattr(value, kind).values)} {noun})"
+
+
+def _tensor_miss(near: _Tolerance, answer: Tensor, expected: Tensor) -> str | None:
+    if answer.dtype != expected.dtype or answer.array.shape != expected.array.shape:
+        wanted = f"{dtype_name(expected.dtype)} {shape_text(expected.array.shape)}"
+        return f"expected {wanted}, got {dtype_name(answer.dtype)} {shape_text(answer.array.shape)}"
+    for i, (got, wanted_element) in enumerate(zip(_elements(answer), _elements(expected), strict=True)):
+        same = near.holds(got, wanted_element) if expected.dtype.is_float else got == wanted_element
+        if not same:
+            return f"element {i}: expected {_element_text(wanted_element)}, got {_element_text(got)}"
+    return None
+
+
+def _elements(tensor: Tensor) -> list[Any]:
+    array: npt.NDArray[Any] = tensor.array
+    if tensor.dtype in (DType.FLOAT16, DType.BFLOAT16):
+        array = float32_of(tensor)
+    elif tensor.dtype is DType.BOOL:
+        array = array.astype(np.uint8)
+    return list(array.reshape(-1).tolist())
+
+
+def _element_text(element: float | int | str) -> str:
+    if isinstance(element, str):
+        return quote(element)
+    return shortest(element, np.float64) if isinstance(element, float) else str(element)

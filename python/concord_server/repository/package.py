@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verified bytes of a version: each file is read once, and what was hashed is what is used."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+
+from concord_proto.modelpackage.v1 import manifest_pb2
+from google.protobuf import json_format
+
+from concord_server.fault import quote, scrub, shown
+from concord_server.repository.disk import RefusedError, entries, open_regular, read_file, read_sized
+
+__all__ = ["Contents", "parse_manifest", "read"]
+
+_MANIFEST = "manifest.json"
+_GRAPH = "model.onnx"
+_EXTERNAL = "model.onnx.data"
+_GOLDEN = "golden.binpb"
+
+_MAX_MANIFEST_BYTES = 16 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NOT_IN_A_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
+
+
+@dataclass(slots=True)
+class Contents:
+    """What a version's directory holds."""
+
+    manifest: manifest_pb2.Manifest | None
+    """None for a bare model."""
+    graph: bytes = b""
+    golden: bytes = b""
+    external: dict[str, bytes] = field(default_factory=dict)
+    """By name: what the graph's external initializers may lie in."""
+
+
+def read(directory: int, require_manifest: bool) -> Contents:
+    """Reads the directory of a version, whole. Raises RefusedError."""
+    names: list[str] = []
+    for item in entries(directory):
+        if item.is_symlink():
+            raise RefusedError(f"{shown(item.name)} is a link")
+        names.append(item.name)
+    if _MANIFEST in names:
+        return _read_package(directory, names)
+    if _GRAPH not in names:
+        raise RefusedError(f"expected {_MANIFEST} or {_GRAPH}, got neither")
+    if require_manifest:
+        raise RefusedError(f"{_MANIFEST} is missing, and this server requires it")
+    return _read_bare(directory, names)
+
+
+def _read_package(directory: int, names: list[str]) -> Contents:
+    manifest = parse_manifest(read_file(directory, _MANIFEST, _MAX_MANIFEST_BYTES))
+    listed = {_MANIFEST, *(file.name for file in manifest.files)}
+    for name in names:
+        if name not in listed:
+            raise RefusedError(f"{shown(name)} is not listed in {_MANIFEST}")
+    contents = Contents(manifest)
+    for file in manifest.files:
+        data = _read_listed(directory, file)
+        if file.name == _GRAPH:
+            contents.graph = data
+        elif file.name == _GOLDEN:
+            contents.golden = data
+        else:
+            contents.external[file.name] = data
+    return contents
+
+
+def _read_listed(directory: int, file: manifest_pb2.File) -> bytes:
+    with open_regular(directory, file.name) as descriptor:
+        if os.fstat(descriptor).st_size != file.size_bytes:
+            raise RefusedError(f"size of {file.name} is not the manifest's")
+        data = read_sized(descriptor, file.name, file.size_bytes)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise RefusedError(f"sha256 of {file.name} is not the manifest's")
+    return data
+
+
+def _read_bare(directory: int, names: list[str]) -> Contents:
+    contents = Contents(None, graph=read_file(directory, _GRAPH))
+    if _EXTERNAL in names:
+        with open_regular(directory, _EXTERNAL) as descriptor:
+            status = os.fstat(descriptor)
+            # No hash says what the file should be, so it must not be somebody else's under a second name.
+            if status.st_nlink > 1:
+                raise RefusedError(f"{_EXTERNAL} has several links")
+            contents.external[_EXTERNAL] = read_sized(descriptor, _EXTERNAL, status.st_size)
+    return contents
+
+
+def parse_manifest(data: bytes) -> manifest_pb2.Manifest:
+    """Reads a manifest strictly and checks what it says of files; the graph is needed for the rest.
+
+    Raises RefusedError.
+    """
+    manifest = manifest_pb2.Manifest()
+    try:
+        json_format.Parse(data.decode("utf-8"), manifest)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        # The library lists all that it would have expected in further lines.
+        first = str(error).partition("\n")[0]
+        raise RefusedError(f"{_MANIFEST} is no manifest: {scrub(first)}") from error
+    files: set[str] = set()
+    for file in manifest.files:
+        name = file.name
+        if not _is_file_name(name):
+            raise RefusedError(f"files: expected a file name without directory and leading dot, got {quote(name)}")
+        if name == _MANIFEST:
+            raise RefusedError(f"files: {_MANIFEST} lists itself")
+        if name in files:
+            raise RefusedError(f"files: {quote(name)} is listed twice")
+        if not _SHA256.fullmatch(file.sha256):
+            text = f"expected 64 lower-case hexadecimal digits, got {quote(file.sha256)}"
+            raise RefusedError(f"files: sha256 of {quote(name)}: {text}")
+        if file.size_bytes < 0:
+            raise RefusedError(f"files: size of {quote(name)}: expected at least 0, got {file.size_bytes}")
+        files.add(name)
+    for name in (_GRAPH, _GOLDEN):
+        if name not in files:
+            raise RefusedError(f"files: {name} is not listed")
+    if manifest.batching.max_batch_rows < 0:
+        rows = manifest.batching.max_batch_rows
+        raise RefusedError(f"batching: max_batch_rows: expected at least 0, got {rows}")
+    return manifest
+
+
+def _is_file_name(name: str) -> bool:
+    return 0 < len(name.encode("utf-8")) <= 255 and name[0] != "." and not _NOT_IN_A_NAME.search(name)
