@@ -18,11 +18,13 @@ from typing import Any, Literal
 import onnx
 from onnx import TensorProto, helper
 from sklearn.base import is_classifier
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import Pipeline
 
 from concord_export.columns import INPUT_NAMES, Columns
 from concord_export.converters import own_converters
 from concord_export.errors import ConversionError
+from concord_export.members import members_of
 from concord_export.source import FeatureKind
 from concord_export.trees import finish_opsets
 
@@ -105,7 +107,7 @@ def _convert_estimator(
 
 
 def _options(estimator: Any) -> dict[int, dict[str, Any]]:
-    """The converter's options for the step that gives the answer."""
+    """The converter's options: for the step that gives the answer, and for texts."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common._registration import get_converter
 
@@ -113,15 +115,17 @@ def _options(estimator: Any) -> dict[int, dict[str, Any]]:
     while isinstance(final, Pipeline) or hasattr(final, "best_estimator_"):
         final = final.steps[-1][1] if isinstance(final, Pipeline) else final.best_estimator_
     alias = sklearn_operator_name_map.get(type(final))
-    if not is_classifier(final) or alias is None:
-        return {}
-    allowed = get_converter(alias).get_allowed_options() or {}
-    options: dict[str, Any] = {}
-    if "zipmap" in allowed:
-        options["zipmap"] = False
-    if not hasattr(final, "predict_proba") and "raw_scores" in allowed:
-        options["raw_scores"] = True
-    return {id(final): options} if options else {}
+    # Without a locale ONNX Runtime asks for en_US, which many machines do not have; C is everywhere.
+    options: dict[int, dict[str, Any]] = {
+        id(member): {"locale": "C"} for member in members_of(estimator) if isinstance(member, CountVectorizer)
+    }
+    if is_classifier(final) and alias is not None:
+        allowed = get_converter(alias).get_allowed_options() or {}
+        if "zipmap" in allowed:
+            options.setdefault(id(final), {})["zipmap"] = False
+        if "raw_scores" in allowed and not hasattr(final, "predict_proba"):
+            options.setdefault(id(final), {})["raw_scores"] = True
+    return options
 
 
 def _wrap(

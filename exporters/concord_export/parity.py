@@ -15,6 +15,7 @@ from concord_proto.inference.v1 import model_pb2
 from concord_export.answers import Answers, Question
 from concord_export.columns import Columns
 from concord_export.errors import ParityError
+from concord_export.members import members_of
 from concord_export.runtime import Session
 from concord_export.trees import floor_to_float32, split_thresholds
 
@@ -167,7 +168,7 @@ def _moved(mixed: npt.NDArray[Any], value: npt.NDArray[Any], rng: np.random.Gene
 def _thresholds(estimator: Any, features: int) -> dict[int, npt.NDArray[np.float32]]:
     """For each feature the 32-bit floats at and next to the thresholds of all trees that see as many features."""
     found: dict[int, list[float]] = {}
-    for member in _members(estimator):
+    for member in members_of(estimator):
         if getattr(member, "n_features_in_", None) == features:
             for feature, threshold in split_thresholds(member):
                 found.setdefault(feature, []).append(threshold)
@@ -180,29 +181,6 @@ def _thresholds(estimator: Any, features: int) -> dict[int, npt.NDArray[np.float
                 beside = [np.nextafter(floor, np.float32(-np.inf)), np.nextafter(floor, np.float32(np.inf))]
             near[feature] = np.concatenate([floor, *beside])
     return near
-
-
-def _members(estimator: Any) -> list[Any]:
-    """The estimator and all estimators inside it, found in its attributes, lists, tuples and arrays."""
-    seen: set[int] = set()
-    members: list[Any] = []
-    pending: list[Any] = [estimator]
-    while pending:
-        item = pending.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, (list, tuple)):
-            pending += item
-        elif isinstance(item, dict):
-            pending += item.values()
-        elif isinstance(item, np.ndarray):
-            if item.dtype == object:
-                pending += item.ravel().tolist()
-        elif type(item).__module__.partition(".")[0] == "sklearn" or hasattr(item, "get_params"):
-            members.append(item)
-            pending += list(getattr(item, "__dict__", {}).values())
-    return members
 
 
 def _with_missing(rows: Columns) -> Columns:

@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from concord_export import Feature, export_sklearn, read_package, verify_package
+from concord_export.errors import ConversionError, PackageExistsError, ParityError, SourceError
+from concord_export.from_sklearn import export_source
+from concord_export.models import breast_cancer, mixed
+from concord_export.parity import Limits, ulp_distance
+from concord_proto.inference.v1 import model_pb2
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    AdaBoostRegressor,
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingRegressor,
+    VotingClassifier,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression, PoissonRegressor, Ridge, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.svm import SVC, SVR, LinearSVC
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+RNG = np.random.default_rng(11)
+ROWS = RNG.standard_normal((120, 5)) * [1.0, 10.0, 100.0, 1.0, 1.0]
+GAPS = np.where(RNG.random(ROWS.shape) < 0.1, np.nan, ROWS)
+SCORE = ROWS @ [1.0, 0.1, 0.01, 0.0, 2.0] + 0.1 * RNG.standard_normal(len(ROWS))
+TWO = np.where(SCORE > 0, "yes", "no").astype(object)
+THREE = np.digitize(SCORE, [-1.0, 1.0])
+RIDGE = Ridge().fit(ROWS, SCORE)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "rows", "target"),
+    [
+        (DecisionTreeClassifier(random_state=0), ROWS, THREE),
+        (RandomForestClassifier(20, random_state=0), GAPS, TWO),
+        (ExtraTreesClassifier(10, random_state=0), ROWS, THREE),
+        (GradientBoostingClassifier(n_estimators=10, random_state=0), ROWS, TWO),
+        (GradientBoostingClassifier(loss="exponential", n_estimators=10, random_state=0), ROWS, TWO),
+        (HistGradientBoostingClassifier(max_iter=10), GAPS, THREE),
+        (make_pipeline(StandardScaler(), HistGradientBoostingClassifier(max_iter=10)), ROWS, TWO),
+        (AdaBoostClassifier(n_estimators=5, random_state=0), ROWS, TWO),
+        (BaggingClassifier(n_estimators=3, random_state=0), ROWS, THREE),
+        (
+            VotingClassifier([("a", RandomForestClassifier(5, random_state=0)), ("b", GaussianNB())], voting="soft"),
+            ROWS,
+            TWO,
+        ),
+        (CalibratedClassifierCV(RandomForestClassifier(5, random_state=0), cv=2), ROWS, TWO),
+        (GridSearchCV(RandomForestClassifier(5, random_state=0), {"max_depth": [2, 3]}, cv=2), ROWS, TWO),
+        (OneVsRestClassifier(LogisticRegression()), ROWS / 100, THREE),
+        (make_pipeline(StandardScaler(), LogisticRegression()), ROWS, THREE),
+        (
+            make_pipeline(SimpleImputer(strategy="median", add_indicator=True), LogisticRegression(max_iter=5000)),
+            GAPS,
+            TWO,
+        ),
+        (make_pipeline(PCA(3), RandomForestClassifier(5, random_state=0)), ROWS, TWO),
+        (make_pipeline(StandardScaler(), MLPClassifier((8,), max_iter=5000, random_state=0)), ROWS, THREE),
+        (make_pipeline(StandardScaler(), SVC()), ROWS, TWO),
+        (make_pipeline(StandardScaler(), SVC()), ROWS, THREE),
+        (make_pipeline(StandardScaler(), LinearSVC()), ROWS, TWO),
+        (RidgeClassifier(), ROWS, THREE),
+        (GaussianNB(), ROWS, THREE),
+        (QuadraticDiscriminantAnalysis(), ROWS, THREE),
+        (KNeighborsClassifier(), ROWS, TWO),
+        (LinearRegression(), ROWS, SCORE),
+        (LinearRegression(), ROWS, np.stack([SCORE, -SCORE], axis=1)),
+        (PoissonRegressor(max_iter=1000), ROWS / 100, np.abs(SCORE)),
+        (DecisionTreeRegressor(random_state=0), GAPS, SCORE),
+        (RandomForestRegressor(10, random_state=0), ROWS, np.stack([SCORE, -SCORE], axis=1)),
+        (GradientBoostingRegressor(random_state=0), ROWS, SCORE),
+        (HistGradientBoostingRegressor(loss="poisson", max_iter=10), GAPS, np.abs(SCORE)),
+        (AdaBoostRegressor(n_estimators=5, random_state=0), ROWS, SCORE),
+        (StackingRegressor([("a", DecisionTreeRegressor(random_state=0)), ("b", Ridge())]), ROWS, SCORE),
+        (KNeighborsRegressor(), ROWS, SCORE),
+        (GaussianProcessRegressor(alpha=0.1, optimizer=None), ROWS, SCORE),
+        (make_pipeline(StandardScaler(), SVR()), ROWS, SCORE),
+    ],
+    ids=lambda value: re.sub(r"\s+", "", str(value))[:70] if hasattr(value, "fit") else "",
+)
+def test_estimators(tmp_path: Path, estimator: Any, rows: Any, target: Any) -> None:
+    report = export_sklearn(estimator.fit(rows, target), rows, tmp_path / "m" / "1")
+    parity = report.parity
+    assert parity.rows >= 1000
+    assert report.real_rows == len(rows)
+    assert parity.labels_compared == (parity.rows if hasattr(estimator, "classes_") else 0)
+    assert parity.max_absolute_error < 1e-3
+    assert verify_package(tmp_path / "m" / "1").golden_cases == 8
+
+
+def test_the_demo_models(tmp_path: Path) -> None:
+    cancer = export_source(breast_cancer.source(), tmp_path / "breast-cancer" / "1")
+    assert [item.feature.name for item in cancer.manifest.features][:2] == ["mean radius", "mean texture"]
+    assert len(cancer.manifest.features) == 30
+    assert all(item.feature.description for item in cancer.manifest.features)
+    assert [item.prediction.name for item in cancer.manifest.predictions] == ["benign", "malignant"]
+    assert cancer.manifest.outputs[0].output.type == model_pb2.FEATURE_TYPE_STRING
+    assert cancer.parity.max_ulp_error == 0
+    assert cancer.parity.labels_compared == 1000
+    assert cancer.manifest.batching.batchable
+
+    iris = export_source(mixed.source(), tmp_path / "mixed" / "1")
+    bindings = [(item.feature.name, item.input, item.column) for item in iris.manifest.features]
+    assert bindings[:2] == [("species", "string_features", 0), ("sepal length (cm)", "float_features", 0)]
+    assert [item.prediction.name for item in iris.manifest.predictions] == ["petal width (cm)"]
+    assert iris.parity.max_ulp_error == 0
+    assert iris.parity.labels_compared == 0
+
+
+def test_an_export_can_be_made_again(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        export_source(breast_cancer.source(), tmp_path / "m" / version)
+    for path in (tmp_path / "m" / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "m" / "2" / path.name).read_bytes()
+
+
+def biased() -> Any:
+    estimator = LogisticRegression().fit(ROWS / 100, TWO)
+    true = estimator.predict_proba
+
+    def predict_proba(rows: Any) -> Any:
+        # As far off as the third feature is large.
+        return true(rows) + 1e-3 * np.abs(rows[:, 2:3])
+
+    estimator.predict_proba = predict_proba
+    return estimator
+
+
+def test_a_failure_of_parity_shows_the_worst_row(tmp_path: Path) -> None:
+    rows = ROWS / 100
+    worst = np.abs(rows[:, 2].astype(np.float32)).max()
+    with pytest.raises(ParityError) as caught:
+        export_sklearn(biased(), rows, tmp_path / "m" / "1", features=[Feature(f"f{index}") for index in range(5)])
+    text = str(caught.value)
+    assert re.search(r"does not answer like its source on \d+ of 1000 rows; the limit is 1e-05 \+ 1e-06", text)
+    shown = {name: float(value) for name, value in re.findall(r"^    (f\d) +(\S+)$", text, re.MULTILINE)}
+    assert set(shown) == {"f0", "f1", "f2", "f3", "f4"}
+    # Made rows may lie a little outside of the given ones.
+    assert abs(shown["f2"]) > 0.9 * worst
+    answers = re.findall(
+        r"^    (\w+) +expected (\S+), got (\S+), difference (\S+)  <- beyond the limit$", text, re.MULTILINE
+    )
+    assert [name for name, *_ in answers] == ["no", "yes"]
+    for _, expected, got, difference in answers:
+        assert float(expected) - float(got) == pytest.approx(1e-3 * abs(shown["f2"]), rel=1e-3)
+        assert float(difference) == pytest.approx(1e-3 * abs(shown["f2"]), rel=1e-2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wider_limits_are_kept_and_recorded(tmp_path: Path) -> None:
+    report = export_sklearn(biased(), ROWS / 100, tmp_path / "m" / "1", absolute_limit=0.01)
+    assert report.parity.absolute_limit == 0.01
+    assert 1e-3 < report.parity.max_absolute_error < 0.01
+    assert read_package(report.directory).golden.absolute_tolerance == 0.01
+
+
+def test_another_label_is_beyond_any_limit(tmp_path: Path) -> None:
+    estimator = LogisticRegression().fit(ROWS / 100, TWO)
+    estimator.predict = lambda rows: np.where(np.arange(len(rows)) == 17, "maybe", TWO[0])
+    with pytest.raises(ParityError, match=r"label +expected \w+, got \w+  <- differs"):
+        export_sklearn(estimator, ROWS / 100, tmp_path / "m" / "1", absolute_limit=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind", "names"),
+    [
+        (["b", "a"], model_pb2.FEATURE_TYPE_STRING, ["a", "b"]),
+        ([3, -7], model_pb2.FEATURE_TYPE_INT64, ["-7", "3"]),
+        ([True, False], model_pb2.FEATURE_TYPE_BOOL, ["False", "True"]),
+        ([1.0, 0.0], model_pb2.FEATURE_TYPE_INT64, ["0.0", "1.0"]),
+    ],
+)
+def test_labels_keep_their_type(tmp_path: Path, classes: list[Any], kind: int, names: list[str]) -> None:
+    target = np.array(classes, dtype=object if isinstance(classes[0], str) else None)[(SCORE > 0).astype(int)]
+    report = export_sklearn(RandomForestClassifier(5, random_state=0).fit(ROWS, target), ROWS, tmp_path / "m" / "1")
+    assert report.manifest.outputs[0].output.type == kind
+    assert [item.prediction.name for item in report.manifest.predictions] == names
+    case = read_package(report.directory).golden.cases[0]
+    value = case.predictions.outputs["label"]
+    assert getattr(value, value.WhichOneof("value")) in classes
+
+
+def test_binary_decision_values_have_one_number(tmp_path: Path) -> None:
+    report = export_sklearn(RidgeClassifier().fit(ROWS, TWO), ROWS, tmp_path / "m" / "1")
+    assert [item.prediction.name for item in report.manifest.predictions] == ["decision"]
+    assert "above 0 for yes" in report.manifest.predictions[0].prediction.description
+
+
+def test_kinds_of_features_side_by_side(tmp_path: Path) -> None:
+    """Strings, integers, booleans, floats and doubles in any order; one feature of two columns."""
+    rng = np.random.default_rng(3)
+    rows = np.empty((90, 8), dtype=object)
+    rows[:, 0] = rng.standard_normal(90)
+    rows[:, 1] = rng.choice(["red", "green", "blue"], 90)
+    rows[:, 2] = rng.integers(0, 2**40, 90)
+    rows[:, 3] = rng.random(90) < 0.5
+    rows[:, 4:6] = rng.standard_normal((90, 2))
+    rows[:, 6] = rng.choice(["s", "m"], 90)
+    rows[:, 7] = rng.standard_normal(90)
+    target = (
+        rows[:, 0].astype(float) + (rows[:, 1] == "red") + rows[:, 2].astype(float) / 2**40 + rows[:, 3].astype(float)
+    )
+    transformer = ColumnTransformer(
+        [
+            ("colours", OneHotEncoder(), [1]),
+            ("sizes", OrdinalEncoder(), [6]),
+            ("rest", StandardScaler(), [0, 2, 3, 4, 5, 7]),
+        ]
+    )
+    estimator = make_pipeline(transformer, LinearRegression()).fit(rows, target)
+    report = export_sklearn(
+        estimator,
+        rows,
+        tmp_path / "m" / "1",
+        features=[
+            Feature("a"),
+            Feature("colour", "string", default="red"),
+            Feature("count", "int64"),
+            Feature("flag", "bool", default=False),
+            Feature("pair", shape=(2,)),
+            Feature("size", "string"),
+            Feature("exact", "double", default=0.1),
+        ],
+    )
+    bindings = {
+        item.feature.name: (item.input, item.column, list(item.feature.shape)) for item in report.manifest.features
+    }
+    assert bindings == {
+        "a": ("float_features", 0, []),
+        "colour": ("string_features", 0, []),
+        "count": ("int64_features", 0, []),
+        "flag": ("bool_features", 0, []),
+        "pair": ("float_features", 1, [2]),
+        "size": ("string_features", 1, []),
+        "exact": ("double_features", 0, []),
+    }
+    defaults = {
+        item.feature.name: item.feature.default_value for item in report.manifest.features if not item.feature.required
+    }
+    assert defaults["colour"].string_value == "red"
+    assert defaults["flag"].WhichOneof("value") == "bool_value"
+    assert defaults["exact"].double_value == 0.1
+    assert report.parity.max_ulp_error == 0
+    model = onnx.load(report.directory / "model.onnx")
+    assert [item.name for item in model.graph.input] == [
+        "float_features", "string_features", "int64_features", "bool_features", "double_features",
+    ]  # fmt: skip
+    request = read_package(report.directory).golden.cases[0].features.features
+    assert request["count"].WhichOneof("value") == "int64_value"
+    assert len(request["pair"].float_array.values) == 2
+    verify_package(report.directory)
+
+
+def test_an_array_of_pixels(tmp_path: Path) -> None:
+    rows = np.random.default_rng(5).integers(0, 17, (60, 64)).astype(float)
+    estimator = RandomForestClassifier(5, random_state=0).fit(rows, np.arange(60) % 3)
+    report = export_sklearn(estimator, rows, tmp_path / "m" / "1", features=[Feature("pixels", shape=(8, 8))])
+    assert [list(item.feature.shape) for item in report.manifest.features] == [[8, 8]]
+    verify_package(report.directory)
+
+
+def test_texts(tmp_path: Path) -> None:
+    texts = ["good book", "bad film", "a good film", "bad bad book", "fine", "good fine film"] * 3
+    estimator = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, [1, 0, 1, 0, 1, 1] * 3)
+    report = export_sklearn(estimator, texts, tmp_path / "m" / "1", features=[Feature("text", "string")])
+    assert report.manifest.features[0].feature.type == model_pb2.FEATURE_TYPE_STRING
+    verify_package(report.directory)
+
+
+def test_the_reference_sees_what_the_wire_carries(tmp_path: Path) -> None:
+    """0.1 is no 32-bit float: the source is asked about the float that clients send, not about the double."""
+    asked: list[Any] = []
+    estimator = LinearRegression().fit(ROWS, SCORE)
+    true = estimator.predict
+
+    def predict(rows: Any) -> Any:
+        asked.append(np.asarray(rows))
+        return true(rows)
+
+    estimator.predict = predict
+    export_sklearn(estimator, ROWS, tmp_path / "m" / "1")
+    for rows in asked:
+        assert rows.dtype == np.float64
+        assert np.array_equal(rows, rows.astype(np.float32).astype(np.float64), equal_nan=True)
+
+
+def test_a_row_that_depends_on_its_neighbours_is_not_batchable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concord_export.runtime import Session
+
+    real = Session.run
+
+    def run(self: Session, inputs: Any, outputs: Any = None) -> Any:
+        given = real(self, inputs, outputs)
+        if len(next(iter(inputs.values()))) > 1:
+            given["scores"] = np.nextafter(given["scores"], np.float32(np.inf))
+        return given
+
+    monkeypatch.setattr(Session, "run", run)
+    report = export_sklearn(LinearRegression().fit(ROWS, SCORE), ROWS, tmp_path / "m" / "1")
+    assert not report.parity.batched_equals_single
+    assert not report.manifest.batching.batchable
+    assert report.parity.max_ulp_error == 1
+
+
+def test_rows_that_the_source_refuses_are_left_out(tmp_path: Path) -> None:
+    """As an encoder does that knows its own categories only."""
+    estimator = Ridge().fit(ROWS, SCORE)
+    true = estimator.predict
+
+    def predict(rows: Any) -> Any:
+        if (rows[:, 0] > ROWS[:, 0].max() + 1e-6).any() or np.isnan(rows).any():
+            raise ValueError("never seen")
+        return true(rows)
+
+    estimator.predict = predict
+    report = export_sklearn(estimator, ROWS, tmp_path / "m" / "1")
+    assert 900 < report.parity.rows < 1000
+
+
+class Unknown(Ridge):  # type: ignore[misc]
+    """No converter knows it."""
+
+
+@pytest.mark.parametrize(
+    ("estimator", "rows", "options", "error", "message"),
+    [
+        ("model.pkl", ROWS, {}, SourceError, "unpickling runs"),
+        (Path("model.joblib"), ROWS, {}, SourceError, "unpickling runs"),
+        (b"\x80\x04", ROWS, {}, SourceError, "unpickling runs"),
+        (Ridge(), ROWS, {}, SourceError, "not fitted yet"),
+        (StandardScaler().fit(ROWS), ROWS, {}, SourceError, "has no predict"),
+        (RIDGE, ROWS[:0], {}, SourceError, "there are none"),
+        (RIDGE, ROWS[0], {}, SourceError, "expected \\[rows, columns\\]"),
+        (RIDGE, ROWS, {"features": [Feature("a")]}, SourceError, "take 1 columns, the rows have 5"),
+        (RIDGE, ROWS, {"features": [Feature("a", shape=(4,)), Feature("a")]}, SourceError, "'a' is .* there twice"),
+        (RIDGE, ROWS, {"features": [Feature("a", "int64", (5,))]}, SourceError, "row 0: expected a 64-bit integer"),
+        (RIDGE, ROWS, {"features": [Feature("a", "text", (5,))]}, SourceError, "kind: expected one of"),
+        (RIDGE, ROWS, {"features": [Feature("a", shape=(5,), default="x")]}, SourceError, "'a': default"),
+        (RIDGE, ROWS, {"target_names": ["a", "b"]}, SourceError, "target_names: expected 1, got 2"),
+        (RIDGE, ROWS, {"class_names": ["a"]}, SourceError, "they are for classifiers"),
+        (GaussianNB().fit(ROWS, TWO), ROWS, {"class_names": ["a"]}, SourceError, "class_names: expected 2, got 1"),
+        (GaussianNB().fit(ROWS, TWO), ROWS, {"class_names": ["a", "a"]}, SourceError, "not unique"),
+        (GaussianNB().fit(ROWS, TWO), ROWS, {"absolute_limit": float("nan")}, SourceError, "absolute_limit"),
+        (Unknown().fit(ROWS, SCORE), ROWS, {}, ConversionError, "Unknown has no ONNX graph"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_says_why(
+    tmp_path: Path, estimator: Any, rows: Any, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        export_sklearn(estimator, rows, tmp_path / "m" / "1", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_version_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    with pytest.raises(PackageExistsError):
+        export_sklearn("not even a model", ROWS, tmp_path / "m" / "1")
+
+
+def test_exports_do_not_disturb_each_other(tmp_path: Path) -> None:
+    estimator = RandomForestClassifier(5, random_state=0).fit(ROWS, TWO)
+    failures: list[BaseException] = []
+
+    def export(version: int) -> None:
+        try:
+            export_sklearn(estimator, ROWS, tmp_path / "m" / str(version))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=export, args=(version,)) for version in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    models = {(tmp_path / "m" / version / "model.onnx").read_bytes() for version in ("1", "2", "3")}
+    assert len(models) == 1
+
+
+def test_limits_treat_nan_and_infinities_as_values() -> None:
+    limits = Limits(1e-5, 1e-6)
+    nan, inf = float("nan"), float("inf")
+    expected = np.array([nan, inf, -inf, 1.0, inf, nan, 0.0, 1e6])
+    got = np.array([nan, inf, -inf, nan, 1.0, 1.0, 0.9e-5, 1e6 + 1])
+    assert (limits.excess(expected, got) <= 1).tolist() == [True, True, True, False, False, False, True, True]
+    assert Limits(0.0, 0.0).excess(np.array([1.0, 0.0]), np.array([1.0, 1e-300])).tolist() == [0.0, inf]
+
+
+def test_ulp_distance() -> None:
+    one = np.float32(1)
+    expected = np.array([1.0, 1.0, -0.0, float("nan"), -1e-45])
+    got = np.array([1.0, float(np.nextafter(one, np.float32(2))), 0.0, float("nan"), 1e-45])
+    assert ulp_distance(expected, got).tolist() == [0, 1, 0, 0, 2]
