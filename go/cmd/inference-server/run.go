@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/concord-inference/concord/go/internal/config"
+	"github.com/concord-inference/concord/go/internal/ort"
+	"github.com/concord-inference/concord/go/internal/repository"
+	"github.com/concord-inference/concord/go/internal/server"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	exitStopped = 0
+	exitFailure = 1
+	exitConfig  = 2
+)
+
+const headerTimeout = 10 * time.Second
+
+// version is the server's own; a release build sets it with -ldflags "-X main.version=...".
+var version = "0.1.0-dev"
+
+// Run is the whole program: it serves until ctx ends, then drains. The exit code is 0 after a stop, 2 for a bad configuration and 1 for
+// every other failure.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	settings, err := config.Parse(args)
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		fmt.Fprint(stdout, config.Usage())
+		return exitStopped
+	case errors.Is(err, config.ErrVersion):
+		fmt.Fprintf(stdout, "inference-server %s (ONNX Runtime %s)\n", version, ort.Version)
+		return exitStopped
+	case err != nil:
+		return refuse(stderr, err)
+	}
+	library, err := openLibrary(settings)
+	if err != nil {
+		return refuse(stderr, err)
+	}
+	log := newLog(stderr)
+	slog.SetDefault(log)
+	if err := serve(ctx, settings, library, stdout, log); err != nil {
+		log.Error("cannot serve", "cause", err.Error())
+		return exitFailure
+	}
+	return exitStopped
+}
+
+// refuse says in one line what is wrong with the configuration.
+func refuse(stderr io.Writer, err error) int {
+	fmt.Fprintf(stderr, "inference-server: %v\n", err)
+	return exitConfig
+}
+
+// openLibrary loads the ONNX Runtime that is configured, or the one beside this binary.
+func openLibrary(settings config.Config) (*ort.Runtime, error) {
+	path := settings.ONNXRuntime
+	if path == "" {
+		binary, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("onnxruntime: expected a file, got nothing, and this binary's directory is unknown: %w", err)
+		}
+		path = filepath.Join(filepath.Dir(binary), ort.LibraryName)
+	}
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("onnxruntime: expected %s, got %q, which is no file", ort.LibraryName, path)
+	}
+	// A name without a slash would be searched for in the system's directories.
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("onnxruntime: %w", err)
+	}
+	library, err := ort.Open(path, settings.IntraOpThreads)
+	if err != nil {
+		return nil, fmt.Errorf("onnxruntime: %q: %w", path, err)
+	}
+	return library, nil
+}
+
+// ready is the line on stdout that says where the server answers.
+type ready struct {
+	GRPC string `json:"grpc"`
+	HTTP string `json:"http"`
+	PID  int    `json:"pid"`
+}
+
+func serve(ctx context.Context, settings config.Config, library *ort.Runtime, stdout io.Writer, log *slog.Logger) error {
+	health := server.NewHealth()
+	models, err := repository.Open(settings.Models, repository.Options{
+		Load:            library.Load,
+		RequireManifest: settings.RequireManifest,
+		Changed:         health.SetModel,
+		Log:             log,
+	})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", settings.Listen)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	line := ready{GRPC: listener.Addr().String(), PID: os.Getpid()}
+	if settings.HTTP != "" {
+		address, stop, err := serveHTTP(settings.HTTP, health.Handler(), log)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		line.HTTP = address
+	}
+	grpc := server.New(server.Options{
+		Repository:       models,
+		Health:           health,
+		TLS:              settings.TLS,
+		Reflection:       settings.Reflection,
+		MaxMessageBytes:  settings.MaxMessageBytes,
+		MaxBatchRequests: settings.MaxBatchRequests,
+		Log:              log,
+	})
+	// Listed before the first request, so that none is told that a model which is only loading does not exist.
+	if err := models.List(); err != nil {
+		return err
+	}
+	served := make(chan error, 1)
+	go func() { served <- grpc.Serve(listener) }()
+	models.Load(ctx)
+	// Loading leaves the files' bytes behind.
+	debug.FreeOSMemory()
+	if ctx.Err() == nil {
+		health.SetServing()
+		if err := json.NewEncoder(stdout).Encode(line); err != nil {
+			grpc.Stop()
+			return fmt.Errorf("the ready line cannot be written: %w", err)
+		}
+		log.Info("serving", "grpc", line.GRPC, "http", line.HTTP, "tls", settings.TLS != nil)
+	}
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	log.Info("draining", "delay_ms", settings.DrainDelay.Milliseconds(), "grace_ms", settings.DrainGrace.Milliseconds())
+	if grpc.Drain(context.Background(), settings.DrainDelay, settings.DrainGrace) {
+		models.Close()
+	} else {
+		// The runs that are left still use the models.
+		log.Warn("work under way did not finish within the grace")
+	}
+	log.Info("stopped")
+	return nil
+}
+
+func serveHTTP(address string, handler http.Handler, log *slog.Logger) (actual string, stop func(), err error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", nil, err
+	}
+	// What net/http would print as plain lines becomes JSON.
+	s := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	go s.Serve(listener) // until stop
+	return listener.Addr().String(), func() { s.Close() }, nil
+}
+
+// newLog writes JSON lines, or text for people where the stream is a terminal.
+func newLog(stderr io.Writer) *slog.Logger {
+	if file, ok := stderr.(*os.File); ok {
+		if _, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS); err == nil {
+			return slog.New(slog.NewTextHandler(stderr, nil))
+		}
+	}
+	return slog.New(slog.NewJSONHandler(stderr, nil))
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config reads the server's configuration from flags and a file and checks it. The fields, their names and their types are those of
+// serverconfig.v1.ServerConfig; nothing here lists them twice.
+package config
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	serverconfigv1 "github.com/concord-inference/concord/go/gen/serverconfig/v1"
+)
+
+// Config is a configuration that has been checked.
+type Config struct {
+	Models           string
+	Listen           string
+	HTTP             string // empty: none
+	TLS              *tls.Config
+	RequireManifest  bool
+	Reflection       bool
+	MaxMessageBytes  int
+	MaxBatchRequests int
+	DrainDelay       time.Duration
+	DrainGrace       time.Duration
+	IntraOpThreads   int
+	ONNXRuntime      string // empty: beside the binary
+}
+
+// ErrHelp and ErrVersion say that the arguments ask for a text instead of a server.
+var (
+	ErrHelp    = errors.New("help is asked for")
+	ErrVersion = errors.New("the version is asked for")
+)
+
+const (
+	defaultListen           = "127.0.0.1:50051"
+	defaultHTTP             = "127.0.0.1:9090"
+	defaultMaxMessageBytes  = 100 << 20
+	defaultMaxBatchRequests = 10000
+	defaultDrainGraceMS     = 30000
+	minMessageBytes         = 1 << 10
+)
+
+// Parse reads the arguments, without the program's name, and the file that they name. Errors other than ErrHelp and ErrVersion are one line
+// for the user: which field, what was expected, what came.
+func Parse(args []string) (Config, error) {
+	message, err := merge(args)
+	if err != nil {
+		return Config{}, err
+	}
+	return check(message)
+}
+
+func check(m *serverconfigv1.ServerConfig) (Config, error) {
+	c := Config{
+		Models:          m.GetModels(),
+		RequireManifest: m.GetRequireManifest(),
+		ONNXRuntime:     m.GetOnnxruntime(),
+	}
+	if c.Models == "" {
+		return c, errors.New("models: expected a directory, got nothing")
+	}
+	if info, err := os.Stat(c.Models); err != nil || !info.IsDir() {
+		return c, fmt.Errorf("models: expected a directory, got %q, which is none", c.Models)
+	}
+	var err error
+	loopback := false
+	if c.Listen, loopback, err = address("listen", orDefault(m.Listen, defaultListen)); err != nil {
+		return c, err
+	}
+	if http := orDefault(m.Http, defaultHTTP); http != "off" {
+		if c.HTTP, _, err = address("http", http); err != nil {
+			return c, err
+		}
+	}
+	if c.TLS, err = certificates(m); err != nil {
+		return c, err
+	}
+	if c.TLS == nil && !loopback && !m.GetPlaintext() {
+		return c, fmt.Errorf("listen: expected a loopback address where there are no certificates, got %q: "+
+			"set tls_cert and tls_key (`make certs` makes some for development), or plaintext", c.Listen)
+	}
+	c.Reflection = orDefault(m.Reflection, loopback)
+	for _, number := range []struct {
+		name      string
+		value     int64
+		low, high int64
+		to        func(int64)
+	}{
+		{"max_message_bytes", orDefault(m.MaxMessageBytes, defaultMaxMessageBytes), minMessageBytes, math.MaxInt32, func(n int64) { c.MaxMessageBytes = int(n) }},
+		{"max_batch_requests", int64(orDefault(m.MaxBatchRequests, defaultMaxBatchRequests)), 1, math.MaxInt32, func(n int64) { c.MaxBatchRequests = int(n) }},
+		{"drain_delay_ms", int64(m.GetDrainDelayMs()), 0, math.MaxInt32, func(n int64) { c.DrainDelay = time.Duration(n) * time.Millisecond }},
+		{"drain_grace_ms", int64(orDefault(m.DrainGraceMs, defaultDrainGraceMS)), 0, math.MaxInt32, func(n int64) { c.DrainGrace = time.Duration(n) * time.Millisecond }},
+		{"intra_op_threads", int64(orDefault(m.IntraOpThreads, 1)), 1, math.MaxInt32, func(n int64) { c.IntraOpThreads = int(n) }},
+	} {
+		if number.value < number.low || number.value > number.high {
+			return c, fmt.Errorf("%s: expected %d to %d, got %d", number.name, number.low, number.high, number.value)
+		}
+		number.to(number.value)
+	}
+	return c, nil
+}
+
+func orDefault[T any](value *T, otherwise T) T {
+	if value == nil {
+		return otherwise
+	}
+	return *value
+}
+
+// address checks HOST:PORT and tells whether only this machine can reach it.
+func address(field, text string) (checked string, loopback bool, err error) {
+	host, port, err := net.SplitHostPort(text)
+	if err == nil {
+		if n, bad := strconv.ParseUint(port, 10, 16); bad != nil || strconv.FormatUint(n, 10) != port {
+			err = bad
+			if err == nil {
+				err = errors.New("leading zeros")
+			}
+		}
+	}
+	if err != nil || strings.ContainsAny(host, " /\t\r\n") {
+		return "", false, fmt.Errorf("%s: expected HOST:PORT, got %q", field, text)
+	}
+	ip := net.ParseIP(host)
+	return text, host == "localhost" || ip != nil && ip.IsLoopback(), nil
+}

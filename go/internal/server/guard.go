@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+
+	"github.com/concord-inference/concord/go/internal/fault"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip" // clients may compress, and then get compressed answers
+	encodingproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+)
+
+// frame is a message being received. gRPC would answer a malformed one itself, as INTERNAL and without details, so the codec only
+// notes what is wrong.
+type frame struct {
+	message any
+	limit   int
+	size    int
+	err     error
+}
+
+// codec is the protobuf codec, which knows frames as well.
+type codec struct{ encoding.CodecV2 }
+
+func newCodec() codec { return codec{encoding.GetCodecV2(encodingproto.Name)} }
+
+func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+	f, ok := v.(*frame)
+	if !ok {
+		return c.CodecV2.Unmarshal(data, v)
+	}
+	if f.size = data.Len(); f.size <= f.limit {
+		f.err = c.CodecV2.Unmarshal(data, f.message)
+	}
+	return nil
+}
+
+// receive receives a message into v. Its errors are faults, where gRPC has not answered already.
+func (s *Server) receive(v any, from func(any) error) error {
+	f := frame{message: v, limit: s.options.MaxMessageBytes}
+	if err := from(&f); err != nil {
+		return err
+	}
+	if f.size > f.limit {
+		return fault.New(fault.MessageTooLarge, "expected a message of at most %d bytes, got %d", f.limit, f.size)
+	}
+	if f.err != nil {
+		name := "unknown"
+		if message, ok := v.(proto.Message); ok {
+			name = string(message.ProtoReflect().Descriptor().FullName())
+		}
+		text := fmt.Sprintf("expected a message of type %s, got %d bytes that are none", name, f.size)
+		return fault.FromViolations([]fault.Violation{{Reason: fault.RequestMalformed, Message: text}}, 1)
+	}
+	return nil
+}
+
+// libraryMargin is how much more than the limit gRPC itself lets in, so that we answer the near misses, with details.
+func libraryMargin(limit int) int { return limit/8 + 1<<10 }
+
+// register adds a service whose methods are guarded: what they receive and return, and what they throw.
+func (s *Server) register(desc *grpc.ServiceDesc, implementation any) {
+	guarded := *desc
+	guarded.Methods = nil
+	for _, method := range desc.Methods {
+		method.Handler = s.guardUnary(desc.ServiceName+"/"+method.MethodName, method.Handler)
+		guarded.Methods = append(guarded.Methods, method)
+	}
+	guarded.Streams = nil
+	for _, stream := range desc.Streams {
+		stream.Handler = s.guardStream(desc.ServiceName+"/"+stream.StreamName, stream.Handler)
+		guarded.Streams = append(guarded.Streams, stream)
+	}
+	s.grpc.RegisterService(&guarded, implementation)
+}
+
+func (s *Server) guardUnary(method string, handler grpc.MethodHandler) grpc.MethodHandler {
+	return func(implementation any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (reply any, err error) {
+		var request any
+		defer func() {
+			if p := recover(); p != nil {
+				reply, err = nil, grpcError(s.panicked(method, request, p))
+			}
+		}()
+		reply, err = handler(implementation, ctx, func(v any) error {
+			request = v
+			return s.receive(v, decode)
+		}, nil)
+		if err != nil {
+			return nil, s.failure(err)
+		}
+		if f := s.checkSize(reply); f != nil {
+			return nil, grpcError(f)
+		}
+		return reply, nil
+	}
+}
+
+func (s *Server) guardStream(method string, handler grpc.StreamHandler) grpc.StreamHandler {
+	return func(implementation any, stream grpc.ServerStream) (err error) {
+		guarded := &guardedStream{ServerStream: stream, server: s}
+		defer func() {
+			if p := recover(); p != nil {
+				err = grpcError(s.panicked(method, guarded.request, p))
+			}
+		}()
+		if err := handler(implementation, guarded); err != nil {
+			return s.failure(err)
+		}
+		return nil
+	}
+}
+
+type guardedStream struct {
+	grpc.ServerStream
+	server  *Server
+	request any
+}
+
+func (g *guardedStream) RecvMsg(v any) error {
+	g.request = v
+	return g.server.receive(v, g.ServerStream.RecvMsg)
+}
+
+func (g *guardedStream) SendMsg(v any) error {
+	if f := g.server.checkSize(v); f != nil {
+		return f
+	}
+	return g.ServerStream.SendMsg(v)
+}
+
+// failure is the status of what a handler returned: a fault, or an error that gRPC made.
+func (s *Server) failure(err error) error {
+	var f *fault.Fault
+	if errors.As(err, &f) {
+		return grpcError(f)
+	}
+	return err
+}
+
+// checkSize refuses an answer that gRPC would refuse to send, without details.
+func (s *Server) checkSize(reply any) *fault.Fault {
+	message, ok := reply.(proto.Message)
+	if !ok {
+		return nil
+	}
+	if size := proto.Size(message); size > s.options.MaxMessageBytes {
+		return fault.New(fault.OutputTooLarge, "expected an answer of at most %d bytes, got %d", s.options.MaxMessageBytes, size)
+	}
+	return nil
+}
+
+// panicked keeps a defect from ending the process, and from the caller's eyes.
+func (s *Server) panicked(method string, request, what any) *fault.Fault {
+	id := ""
+	if named, ok := request.(interface{ GetRequestId() string }); ok {
+		id = fault.Shown(named.GetRequestId())
+	}
+	s.log.Error("panic", "method", method, "request_id", id, "cause", fmt.Sprint(what), "stack", string(debug.Stack()))
+	return fault.InternalError(nil)
+}

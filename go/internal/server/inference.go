@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	"github.com/concord-inference/concord/go/internal/batch"
+	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/model"
+	"github.com/concord-inference/concord/go/internal/tensor"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// inference is inference.v1.InferenceService.
+type inference struct {
+	inferencev1.UnimplementedInferenceServiceServer
+	server *Server
+}
+
+// asked is one request on its way: the version that answers, and its tensors.
+type asked struct {
+	id    string // the request's, or ours
+	model *model.Model
+	row   []tensor.Tensor
+}
+
+func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
+	begin := time.Now()
+	if in.server.draining.Load() {
+		return nil, draining()
+	}
+	a, f := in.ask(request)
+	if f != nil {
+		return nil, in.failed(a.id, f)
+	}
+	result := batch.One(ctx, a.model, a.row, a.model.Features.Wanted())
+	response, f := answer(begin, &a, &result)
+	if f != nil {
+		return nil, in.failed(a.id, f)
+	}
+	return response, nil
+}
+
+func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.BatchPredictRequest) (*inferencev1.BatchPredictResponse, error) {
+	begin := time.Now()
+	if in.server.draining.Load() {
+		return nil, draining()
+	}
+	requests := request.GetRequests()
+	if len(requests) == 0 {
+		return nil, fault.Invalid(fault.BatchEmpty, "requests", "expected at least 1 request, got 0")
+	}
+	if most := in.server.options.MaxBatchRequests; len(requests) > most {
+		return nil, fault.Invalid(fault.BatchTooLarge, "requests", "expected at most %d requests, got %d", most, len(requests))
+	}
+	results := make([]*inferencev1.BatchPredictResult, len(requests))
+	all := make([]asked, len(requests))
+	groups := map[*model.Model][]int{} // by version, in order
+	var order []*model.Model
+	for i, one := range requests {
+		var f *fault.Fault
+		if all[i], f = in.ask(one); f != nil {
+			results[i] = in.failedResult(all[i].id, f)
+			continue
+		}
+		if m := all[i].model; groups[m] == nil {
+			order = append(order, m)
+		}
+		groups[all[i].model] = append(groups[all[i].model], i)
+	}
+	for _, m := range order {
+		members := groups[m]
+		rows := make([][]tensor.Tensor, len(members))
+		for at, i := range members {
+			rows[at] = all[i].row
+		}
+		ran := batch.Run(ctx, m, rows, m.Features.Wanted())
+		// No one reads the results of a call that has ended.
+		if err := ctx.Err(); err != nil {
+			return nil, model.Ended(err)
+		}
+		for at, i := range members {
+			response, f := answer(begin, &all[i], &ran[at])
+			if f != nil {
+				results[i] = in.failedResult(all[i].id, f)
+				continue
+			}
+			results[i] = &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Response{Response: response}}
+		}
+	}
+	return &inferencev1.BatchPredictResponse{Results: results}, nil
+}
+
+func (in *inference) StreamPredict(request *inferencev1.PredictRequest, _ grpc.ServerStreamingServer[inferencev1.PredictToken]) error {
+	if in.server.draining.Load() {
+		return draining()
+	}
+	m, f := in.find(request)
+	if f != nil {
+		return f
+	}
+	return fault.New(fault.MethodNotSupported, "model %s is %s: it does not generate text",
+		fault.Quote(m.ID), model.KindText(m.Kind)).At(m.ID, m.Version)
+}
+
+func (in *inference) Check(ctx context.Context, request *inferencev1.HealthCheckRequest) (*inferencev1.HealthCheckResponse, error) {
+	response, err := in.server.options.Health.Check(ctx, &healthpb.HealthCheckRequest{Service: request.GetService()})
+	if err != nil {
+		return nil, err
+	}
+	return &inferencev1.HealthCheckResponse{Status: inferencev1.HealthCheckResponse_ServingStatus(response.GetStatus())}, nil
+}
+
+// find checks what a request names and how, and finds the version that answers it.
+func (in *inference) find(request *inferencev1.PredictRequest) (*model.Model, *fault.Fault) {
+	if f := model.CheckName(request.GetModelId(), request.GetModelVersion()); f != nil {
+		return nil, f
+	}
+	if f := model.CheckConfig(request.GetConfig()); f != nil {
+		return nil, f.At(request.GetModelId(), "")
+	}
+	return in.server.options.Repository.Resolve(request.GetModelId(), request.GetModelVersion())
+}
+
+// ask takes a request as far as its tensors. The id is set also where that fails.
+func (in *inference) ask(request *inferencev1.PredictRequest) (asked, *fault.Fault) {
+	a := asked{id: request.GetRequestId()}
+	if a.id == "" {
+		a.id = newRequestID()
+	}
+	var f *fault.Fault
+	if a.model, f = in.find(request); f != nil {
+		return a, f
+	}
+	if a.model.Features == nil {
+		return a, fault.New(fault.MethodNotSupported, "model %s takes tensors only: %s",
+			fault.Quote(a.model.ID), a.model.NoFeatures).At(a.model.ID, a.model.Version)
+	}
+	if a.row, f = a.model.Features.Decode(request.GetFeatures()); f != nil {
+		return a, f.At(a.model.ID, a.model.Version)
+	}
+	return a, nil
+}
+
+// answer makes the response of a request that ran.
+func answer(begin time.Time, a *asked, result *batch.Result) (*inferencev1.PredictResponse, *fault.Fault) {
+	if result.Err != nil {
+		return nil, result.Err.At(a.model.ID, a.model.Version)
+	}
+	response := &inferencev1.PredictResponse{
+		RequestId:    a.id,
+		ModelVersion: a.model.Version,
+		Timing: &inferencev1.Timing{
+			QueueMs:   milliseconds(result.Elapsed.Queue),
+			ComputeMs: milliseconds(result.Elapsed.Compute),
+			BatchRows: int32(result.Rows),
+		},
+	}
+	if err := a.model.Features.Encode(result.Outputs, response); err != nil {
+		return nil, a.model.Failed(err)
+	}
+	response.LatencyMs = milliseconds(time.Since(begin))
+	return response, nil
+}
+
+// failed logs a fault that is not the caller's.
+func (in *inference) failed(requestID string, f *fault.Fault) *fault.Fault {
+	if codeOf(f) == codes.Internal {
+		cause := f.Message
+		if f.Cause != nil {
+			cause = f.Cause.Error()
+		}
+		in.server.log.Error("request failed", "request_id", fault.Shown(requestID), "reason", string(f.Reason),
+			"model_id", f.ModelID, "model_version", f.ModelVersion, "cause", cause)
+	}
+	return f
+}
+
+func (in *inference) failedResult(requestID string, f *fault.Fault) *inferencev1.BatchPredictResult {
+	return &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Error{Error: statusOf(in.failed(requestID, f))}}
+}
+
+func milliseconds(d time.Duration) float32 { return float32(d.Seconds() * 1e3) }
+
+// newRequestID is 128 random bits. They only tell requests apart; nothing relies on their secrecy.
+func newRequestID() string {
+	id := make([]byte, 0, 32)
+	for range 2 {
+		id = append(id, "0000000000000000"...)
+		digits := strconv.AppendUint(nil, rand.Uint64(), 16)
+		copy(id[len(id)-len(digits):], digits)
+	}
+	return string(id)
+}
