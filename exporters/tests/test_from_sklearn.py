@@ -4,7 +4,7 @@ from __future__ import annotations
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -363,7 +363,7 @@ class Unknown(Ridge):  # type: ignore[misc]
         (RIDGE, ROWS, {"features": [Feature("a")]}, SourceError, "take 1 columns, the rows have 5"),
         (RIDGE, ROWS, {"features": [Feature("a", shape=(4,)), Feature("a")]}, SourceError, "'a' is .* there twice"),
         (RIDGE, ROWS, {"features": [Feature("a", "int64", (5,))]}, SourceError, "row 0: expected a 64-bit integer"),
-        (RIDGE, ROWS, {"features": [Feature("a", "text", (5,))]}, SourceError, "kind: expected one of"),
+        (RIDGE, ROWS, {"features": [Feature("a", cast(Any, "text"), (5,))]}, SourceError, "kind: expected one of"),
         (RIDGE, ROWS, {"features": [Feature("a", shape=(5,), default="x")]}, SourceError, "'a': default"),
         (RIDGE, ROWS, {"target_names": ["a", "b"]}, SourceError, "target_names: expected 1, got 2"),
         (RIDGE, ROWS, {"class_names": ["a"]}, SourceError, "they are for classifiers"),

@@ -10,7 +10,7 @@ from concord_export import package
 from concord_export.errors import PackageExistsError, PackageInvalidError, PackageNameError
 from concord_export.package import check_model_id, check_version, next_version, read_package, write_package
 from concord_export.verification import verify_package
-from concord_proto.inference.v1 import model_pb2
+from concord_proto.inference.v1 import model_pb2, tensor_pb2
 from concord_proto.modelpackage.v1 import golden_pb2, manifest_pb2
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +37,8 @@ def golden() -> golden_pb2.GoldenSet:
     golden = golden_pb2.GoldenSet()
     case = golden.cases.add()
     for tensor in (case.tensors.inputs["x"], case.outputs.outputs["y"]):
-        tensor.dtype, tensor.data = 1, b"\x00\x00\x80\x3f\x00\x00\x00\x40"
+        tensor.dtype = tensor_pb2.DATA_TYPE_FLOAT
+        tensor.data = b"\x00\x00\x80\x3f\x00\x00\x00\x40"
         tensor.shape.extend([1, 2])
     return golden
 
