@@ -318,7 +318,9 @@ type ModelVersion struct {
 	// Most rows in one execution; 0 is the server's own limit.
 	MaxBatchRows int32 `protobuf:"varint,14,opt,name=max_batch_rows,json=maxBatchRows,proto3" json:"max_batch_rows,omitempty"`
 	// When the version became ready.
-	ReadyTime     *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=ready_time,json=readyTime,proto3" json:"ready_time,omitempty"`
+	ReadyTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=ready_time,json=readyTime,proto3" json:"ready_time,omitempty"`
+	// How good the source model is on rows that it was not fitted on, as its author measured; may be empty.
+	Quality       []*Metric `protobuf:"bytes,16,rep,name=quality,proto3" json:"quality,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +460,77 @@ func (x *ModelVersion) GetReadyTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ModelVersion) GetQuality() []*Metric {
+	if x != nil {
+		return x.Quality
+	}
+	return nil
+}
+
+// Metric is one measure of a model's quality.
+type Metric struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which measure, as scikit-learn names it: "accuracy", "r2", "roc_auc", ...; not empty.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its value.
+	Value float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Rows that it was measured on, at least 1.
+	Rows          int64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metric) Reset() {
+	*x = Metric{}
+	mi := &file_inference_v1_model_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metric) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metric) ProtoMessage() {}
+
+func (x *Metric) ProtoReflect() protoreflect.Message {
+	mi := &file_inference_v1_model_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metric.ProtoReflect.Descriptor instead.
+func (*Metric) Descriptor() ([]byte, []int) {
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Metric) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Metric) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Metric) GetRows() int64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
 // Feature is one named input of a model.
 type Feature struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -480,7 +553,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_inference_v1_model_proto_msgTypes[2]
+	mi := &file_inference_v1_model_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +565,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[2]
+	mi := &file_inference_v1_model_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,7 +578,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{2}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Feature) GetName() string {
@@ -563,7 +636,7 @@ type Prediction struct {
 
 func (x *Prediction) Reset() {
 	*x = Prediction{}
-	mi := &file_inference_v1_model_proto_msgTypes[3]
+	mi := &file_inference_v1_model_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +648,7 @@ func (x *Prediction) String() string {
 func (*Prediction) ProtoMessage() {}
 
 func (x *Prediction) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[3]
+	mi := &file_inference_v1_model_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +661,7 @@ func (x *Prediction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prediction.ProtoReflect.Descriptor instead.
 func (*Prediction) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{3}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Prediction) GetName() string {
@@ -622,7 +695,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_inference_v1_model_proto_msgTypes[4]
+	mi := &file_inference_v1_model_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -634,7 +707,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[4]
+	mi := &file_inference_v1_model_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -647,7 +720,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{4}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Output) GetName() string {
@@ -693,7 +766,7 @@ type TensorSpec struct {
 
 func (x *TensorSpec) Reset() {
 	*x = TensorSpec{}
-	mi := &file_inference_v1_model_proto_msgTypes[5]
+	mi := &file_inference_v1_model_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +778,7 @@ func (x *TensorSpec) String() string {
 func (*TensorSpec) ProtoMessage() {}
 
 func (x *TensorSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[5]
+	mi := &file_inference_v1_model_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +791,7 @@ func (x *TensorSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorSpec.ProtoReflect.Descriptor instead.
 func (*TensorSpec) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{5}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TensorSpec) GetName() string {
@@ -766,7 +839,7 @@ type ParityRecord struct {
 
 func (x *ParityRecord) Reset() {
 	*x = ParityRecord{}
-	mi := &file_inference_v1_model_proto_msgTypes[6]
+	mi := &file_inference_v1_model_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +851,7 @@ func (x *ParityRecord) String() string {
 func (*ParityRecord) ProtoMessage() {}
 
 func (x *ParityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[6]
+	mi := &file_inference_v1_model_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +864,7 @@ func (x *ParityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParityRecord.ProtoReflect.Descriptor instead.
 func (*ParityRecord) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{6}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ParityRecord) GetRows() int64 {
@@ -855,7 +928,7 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\bversions\x18\x04 \x03(\v2\x1a.inference.v1.ModelVersionR\bversions\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbf\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x05\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.inference.v1.ModelStateR\x05state\x12(\n" +
@@ -873,7 +946,12 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\tbatchable\x18\r \x01(\bR\tbatchable\x12$\n" +
 	"\x0emax_batch_rows\x18\x0e \x01(\x05R\fmaxBatchRows\x129\n" +
 	"\n" +
-	"ready_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\treadyTime\"\xe1\x01\n" +
+	"ready_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\treadyTime\x12.\n" +
+	"\aquality\x18\x10 \x03(\v2\x14.inference.v1.MetricR\aquality\"F\n" +
+	"\x06Metric\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x03R\x04rows\"\xe1\x01\n" +
 	"\aFeature\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.inference.v1.FeatureTypeR\x04type\x12\x14\n" +
@@ -937,46 +1015,48 @@ func file_inference_v1_model_proto_rawDescGZIP() []byte {
 }
 
 var file_inference_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_inference_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_inference_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_inference_v1_model_proto_goTypes = []any{
 	(ModelState)(0),               // 0: inference.v1.ModelState
 	(ModelKind)(0),                // 1: inference.v1.ModelKind
 	(FeatureType)(0),              // 2: inference.v1.FeatureType
 	(*Model)(nil),                 // 3: inference.v1.Model
 	(*ModelVersion)(nil),          // 4: inference.v1.ModelVersion
-	(*Feature)(nil),               // 5: inference.v1.Feature
-	(*Prediction)(nil),            // 6: inference.v1.Prediction
-	(*Output)(nil),                // 7: inference.v1.Output
-	(*TensorSpec)(nil),            // 8: inference.v1.TensorSpec
-	(*ParityRecord)(nil),          // 9: inference.v1.ParityRecord
-	nil,                           // 10: inference.v1.Model.LabelsEntry
-	(*status.Status)(nil),         // 11: google.rpc.Status
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*FeatureValue)(nil),          // 13: inference.v1.FeatureValue
-	(DataType)(0),                 // 14: inference.v1.DataType
+	(*Metric)(nil),                // 5: inference.v1.Metric
+	(*Feature)(nil),               // 6: inference.v1.Feature
+	(*Prediction)(nil),            // 7: inference.v1.Prediction
+	(*Output)(nil),                // 8: inference.v1.Output
+	(*TensorSpec)(nil),            // 9: inference.v1.TensorSpec
+	(*ParityRecord)(nil),          // 10: inference.v1.ParityRecord
+	nil,                           // 11: inference.v1.Model.LabelsEntry
+	(*status.Status)(nil),         // 12: google.rpc.Status
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*FeatureValue)(nil),          // 14: inference.v1.FeatureValue
+	(DataType)(0),                 // 15: inference.v1.DataType
 }
 var file_inference_v1_model_proto_depIdxs = []int32{
-	10, // 0: inference.v1.Model.labels:type_name -> inference.v1.Model.LabelsEntry
+	11, // 0: inference.v1.Model.labels:type_name -> inference.v1.Model.LabelsEntry
 	4,  // 1: inference.v1.Model.versions:type_name -> inference.v1.ModelVersion
 	0,  // 2: inference.v1.ModelVersion.state:type_name -> inference.v1.ModelState
-	11, // 3: inference.v1.ModelVersion.error:type_name -> google.rpc.Status
+	12, // 3: inference.v1.ModelVersion.error:type_name -> google.rpc.Status
 	1,  // 4: inference.v1.ModelVersion.kind:type_name -> inference.v1.ModelKind
-	5,  // 5: inference.v1.ModelVersion.features:type_name -> inference.v1.Feature
-	6,  // 6: inference.v1.ModelVersion.predictions:type_name -> inference.v1.Prediction
-	7,  // 7: inference.v1.ModelVersion.outputs:type_name -> inference.v1.Output
-	8,  // 8: inference.v1.ModelVersion.input_tensors:type_name -> inference.v1.TensorSpec
-	8,  // 9: inference.v1.ModelVersion.output_tensors:type_name -> inference.v1.TensorSpec
-	9,  // 10: inference.v1.ModelVersion.parity:type_name -> inference.v1.ParityRecord
-	12, // 11: inference.v1.ModelVersion.ready_time:type_name -> google.protobuf.Timestamp
-	2,  // 12: inference.v1.Feature.type:type_name -> inference.v1.FeatureType
-	13, // 13: inference.v1.Feature.default_value:type_name -> inference.v1.FeatureValue
-	2,  // 14: inference.v1.Output.type:type_name -> inference.v1.FeatureType
-	14, // 15: inference.v1.TensorSpec.dtype:type_name -> inference.v1.DataType
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	6,  // 5: inference.v1.ModelVersion.features:type_name -> inference.v1.Feature
+	7,  // 6: inference.v1.ModelVersion.predictions:type_name -> inference.v1.Prediction
+	8,  // 7: inference.v1.ModelVersion.outputs:type_name -> inference.v1.Output
+	9,  // 8: inference.v1.ModelVersion.input_tensors:type_name -> inference.v1.TensorSpec
+	9,  // 9: inference.v1.ModelVersion.output_tensors:type_name -> inference.v1.TensorSpec
+	10, // 10: inference.v1.ModelVersion.parity:type_name -> inference.v1.ParityRecord
+	13, // 11: inference.v1.ModelVersion.ready_time:type_name -> google.protobuf.Timestamp
+	5,  // 12: inference.v1.ModelVersion.quality:type_name -> inference.v1.Metric
+	2,  // 13: inference.v1.Feature.type:type_name -> inference.v1.FeatureType
+	14, // 14: inference.v1.Feature.default_value:type_name -> inference.v1.FeatureValue
+	2,  // 15: inference.v1.Output.type:type_name -> inference.v1.FeatureType
+	15, // 16: inference.v1.TensorSpec.dtype:type_name -> inference.v1.DataType
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_inference_v1_model_proto_init() }
@@ -992,7 +1072,7 @@ func file_inference_v1_model_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_inference_v1_model_proto_rawDesc), len(file_inference_v1_model_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,7 +51,9 @@ type Manifest struct {
 	// Whether and how requests may share one execution.
 	Batching *Batching `protobuf:"bytes,10,opt,name=batching,proto3" json:"batching,omitempty"`
 	// How near the export is to its source; unset where there was no source to compare with.
-	Parity        *v1.ParityRecord `protobuf:"bytes,11,opt,name=parity,proto3" json:"parity,omitempty"`
+	Parity *v1.ParityRecord `protobuf:"bytes,11,opt,name=parity,proto3" json:"parity,omitempty"`
+	// How good the source model is on rows that it was not fitted on; may be empty. Shown in the catalog.
+	Quality       []*v1.Metric `protobuf:"bytes,12,rep,name=quality,proto3" json:"quality,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +161,13 @@ func (x *Manifest) GetBatching() *Batching {
 func (x *Manifest) GetParity() *v1.ParityRecord {
 	if x != nil {
 		return x.Parity
+	}
+	return nil
+}
+
+func (x *Manifest) GetQuality() []*v1.Metric {
+	if x != nil {
+		return x.Quality
 	}
 	return nil
 }
@@ -479,7 +488,7 @@ var File_modelpackage_v1_manifest_proto protoreflect.FileDescriptor
 
 const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\n" +
-	"\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\"\xe3\x05\n" +
+	"\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\"\x93\x06\n" +
 	"\bManifest\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.inference.v1.ModelKindR\x04kind\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12;\n" +
@@ -492,7 +501,8 @@ const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\x10library_versions\x18\t \x03(\v2..modelpackage.v1.Manifest.LibraryVersionsEntryR\x0flibraryVersions\x125\n" +
 	"\bbatching\x18\n" +
 	" \x01(\v2\x19.modelpackage.v1.BatchingR\bbatching\x122\n" +
-	"\x06parity\x18\v \x01(\v2\x1a.inference.v1.ParityRecordR\x06parity\x1a9\n" +
+	"\x06parity\x18\v \x01(\v2\x1a.inference.v1.ParityRecordR\x06parity\x12.\n" +
+	"\aquality\x18\f \x03(\v2\x14.inference.v1.MetricR\aquality\x1a9\n" +
 	"\vOpsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
@@ -547,9 +557,10 @@ var file_modelpackage_v1_manifest_proto_goTypes = []any{
 	nil,                       // 7: modelpackage.v1.Manifest.LibraryVersionsEntry
 	(v1.ModelKind)(0),         // 8: inference.v1.ModelKind
 	(*v1.ParityRecord)(nil),   // 9: inference.v1.ParityRecord
-	(*v1.Feature)(nil),        // 10: inference.v1.Feature
-	(*v1.Prediction)(nil),     // 11: inference.v1.Prediction
-	(*v1.Output)(nil),         // 12: inference.v1.Output
+	(*v1.Metric)(nil),         // 10: inference.v1.Metric
+	(*v1.Feature)(nil),        // 11: inference.v1.Feature
+	(*v1.Prediction)(nil),     // 12: inference.v1.Prediction
+	(*v1.Output)(nil),         // 13: inference.v1.Output
 }
 var file_modelpackage_v1_manifest_proto_depIdxs = []int32{
 	8,  // 0: modelpackage.v1.Manifest.kind:type_name -> inference.v1.ModelKind
@@ -561,14 +572,15 @@ var file_modelpackage_v1_manifest_proto_depIdxs = []int32{
 	7,  // 6: modelpackage.v1.Manifest.library_versions:type_name -> modelpackage.v1.Manifest.LibraryVersionsEntry
 	5,  // 7: modelpackage.v1.Manifest.batching:type_name -> modelpackage.v1.Batching
 	9,  // 8: modelpackage.v1.Manifest.parity:type_name -> inference.v1.ParityRecord
-	10, // 9: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
-	11, // 10: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
-	12, // 11: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	10, // 9: modelpackage.v1.Manifest.quality:type_name -> inference.v1.Metric
+	11, // 10: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
+	12, // 11: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
+	13, // 12: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_modelpackage_v1_manifest_proto_init() }

@@ -74,7 +74,7 @@ class Model(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., default_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "error", "kind", "description", "features", "predictions", "outputs", "input_tensors", "output_tensors", "verified", "parity", "batchable", "max_batch_rows", "ready_time")
+    __slots__ = ("version", "state", "error", "kind", "description", "features", "predictions", "outputs", "input_tensors", "output_tensors", "verified", "parity", "batchable", "max_batch_rows", "ready_time", "quality")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class ModelVersion(_message.Message):
     BATCHABLE_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     READY_TIME_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
     version: str
     state: ModelState
     error: _status_pb2.Status
@@ -105,7 +106,18 @@ class ModelVersion(_message.Message):
     batchable: bool
     max_batch_rows: int
     ready_time: _timestamp_pb2.Timestamp
-    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., input_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., output_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., verified: _Optional[bool] = ..., parity: _Optional[_Union[ParityRecord, _Mapping]] = ..., batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    quality: _containers.RepeatedCompositeFieldContainer[Metric]
+    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., input_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., output_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., verified: _Optional[bool] = ..., parity: _Optional[_Union[ParityRecord, _Mapping]] = ..., batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+
+class Metric(_message.Message):
+    __slots__ = ("name", "value", "rows")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    rows: int
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class Feature(_message.Message):
     __slots__ = ("name", "type", "shape", "required", "default_value", "description")

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("kind", "description", "features", "predictions", "outputs", "files", "opsets", "producer", "library_versions", "batching", "parity")
+    __slots__ = ("kind", "description", "features", "predictions", "outputs", "files", "opsets", "producer", "library_versions", "batching", "parity", "quality")
     class OpsetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class Manifest(_message.Message):
     LIBRARY_VERSIONS_FIELD_NUMBER: _ClassVar[int]
     BATCHING_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
     kind: _model_pb2.ModelKind
     description: str
     features: _containers.RepeatedCompositeFieldContainer[FeatureBinding]
@@ -45,7 +46,8 @@ class Manifest(_message.Message):
     library_versions: _containers.ScalarMap[str, str]
     batching: Batching
     parity: _model_pb2.ParityRecord
-    def __init__(self, kind: _Optional[_Union[_model_pb2.ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureBinding, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[PredictionBinding, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputBinding, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., opsets: _Optional[_Mapping[str, int]] = ..., producer: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., parity: _Optional[_Union[_model_pb2.ParityRecord, _Mapping]] = ...) -> None: ...
+    quality: _containers.RepeatedCompositeFieldContainer[_model_pb2.Metric]
+    def __init__(self, kind: _Optional[_Union[_model_pb2.ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureBinding, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[PredictionBinding, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputBinding, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., opsets: _Optional[_Mapping[str, int]] = ..., producer: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., parity: _Optional[_Union[_model_pb2.ParityRecord, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[_model_pb2.Metric, _Mapping]]] = ...) -> None: ...
 
 class FeatureBinding(_message.Message):
     __slots__ = ("feature", "input", "column")
