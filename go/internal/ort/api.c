@@ -74,6 +74,7 @@ static struct {
 } ort;
 
 static void *environment, *cpu_memory, *allocator;
+static char nothing; // an address for no bytes
 
 static void fill(const void *const *table) {
 #define PLACE(index, name) *(const void **)&ort.name = table[index]
@@ -216,7 +217,8 @@ static char *add_files(void *options, const concord_file *files, size_t count) {
   } else {
     for (size_t i = 0; i < count; i++) {
       names[i] = files[i].name;
-      data[i] = (char *)files[i].data; // ONNX Runtime only reads it.
+      // ONNX Runtime only reads it, but wants an address also for no bytes.
+      data[i] = files[i].size ? (char *)files[i].data : &nothing;
       sizes[i] = files[i].size;
     }
     error = failure(ort.AddExternalInitializersFromFilesInMemory(options, names, data, sizes, count));
@@ -274,10 +276,9 @@ void concord_ort_options_terminate(void *options) { free(failure(ort.RunOptionsS
 void concord_ort_options_free(void *options) { ort.ReleaseRunOptions(options); }
 
 static char *make_value(const concord_in *in, void **value) {
-  static char nothing; // ONNX Runtime wants an address also for no bytes.
   char *error = NULL;
   if (in->dtype != ELEMENT_STRING)
-    return failure(ort.CreateTensorWithDataAsOrtValue(cpu_memory, in->size ? (void *)in->data : &nothing, in->size, in->dims, in->rank,
+    return failure(ort.CreateTensorWithDataAsOrtValue(cpu_memory, in->size ? (void *)in->data : (void *)&nothing, in->size, in->dims, in->rank,
                                                       in->dtype, value));
   TRY(ort.CreateTensorAsOrtValue(allocator, in->dims, in->rank, ELEMENT_STRING, value));
   // Not FillStringTensor: it takes C strings, which end at the first NUL.

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package modeltest helps the tests of the other rooms: a Session without ONNX Runtime, tiny graphs, and packages made of them.
+package modeltest
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/concord-inference/concord/go/internal/tensor"
+)
+
+// Session is a model.Session whose run is a Go function.
+type Session struct {
+	In, Out []tensor.Spec
+	// Do is Run; nil gives back the inputs, of which there must then be as many as outputs.
+	Do     func(ctx context.Context, inputs []tensor.Tensor) ([]tensor.Tensor, error)
+	Runs   atomic.Int64
+	Closed atomic.Bool
+}
+
+// Inputs implements model.Session.
+func (s *Session) Inputs() []tensor.Spec { return s.In }
+
+// Outputs implements model.Session.
+func (s *Session) Outputs() []tensor.Spec { return s.Out }
+
+// Close implements model.Session.
+func (s *Session) Close() { s.Closed.Store(true) }
+
+// Run implements model.Session.
+func (s *Session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, error) {
+	s.Runs.Add(1)
+	if s.Closed.Load() {
+		return nil, errors.New("the session is closed")
+	}
+	all := inputs
+	if s.Do != nil {
+		var err error
+		if all, err = s.Do(ctx, inputs); err != nil {
+			return nil, err
+		}
+	}
+	outputs := make([]tensor.Tensor, len(wanted))
+	for at, index := range wanted {
+		outputs[at] = all[index]
+	}
+	return outputs, nil
+}
