@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from concord_client._channel import MAX_MESSAGE_BYTES, ChannelSettings, PathLike, Token, channel_settings
 from concord_client._conversation import Conversation, InferenceConfig, Row
+from concord_client._errors import out_of_time
 from concord_client._values import Features
 
 
@@ -93,8 +94,13 @@ class Deadline:
         self._end = None if timeout is None else time.monotonic() + timeout
 
     def left(self) -> float | None:
-        """Seconds, at least 0; None is without end."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
+        """Seconds, more than 0; None is without end. With none left, DeadlineExceededError: gRPC would still try."""
+        if self._end is None:
+            return None
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise out_of_time()
+        return left
 
 
 def checked_timeout(timeout: float | None) -> float | None:

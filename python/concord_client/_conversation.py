@@ -21,10 +21,9 @@ from concord_proto.inference.v1 import (
     model_pb2,
 )
 from google.protobuf.message import Message
-from google.rpc import status_pb2
 
 from concord_client import _answers
-from concord_client._errors import ConcordError, Violation, error_from_status, refusal
+from concord_client._errors import ConcordError, Violation, defect, error_from_status, refusal
 from concord_client._values import Features, FeatureValue, RefusedError, Slot, quote, write_value
 
 PredictRequest = inference_service_pb2.PredictRequest
@@ -263,7 +262,7 @@ def _one(requests: list[PredictRequest]) -> Steps[list[Outcome]]:
 def _many(requests: list[PredictRequest]) -> Steps[list[Outcome]]:
     answer = yield Call("BatchPredict", inference_service_pb2.BatchPredictRequest(requests=requests))
     if len(answer.results) != len(requests):
-        raise _defect(f"expected {len(requests)} results, got {len(answer.results)}")
+        raise defect(f"expected {len(requests)} results, got {len(answer.results)}")
     return [_outcome(result) for result in answer.results]
 
 
@@ -272,12 +271,5 @@ def _outcome(result: inference_service_pb2.BatchPredictResult) -> Outcome:
     if kind == "response":
         return result.response
     return (
-        error_from_status(result.error) if kind == "error" else _defect("expected a response or an error, got neither")
-    )
-
-
-def _defect(message: str) -> ConcordError:
-    code: int = grpc.StatusCode.INTERNAL.value[0]
-    return error_from_status(
-        status_pb2.Status(code=code, message=f"the server's answer breaks the contract: {message}")
+        error_from_status(result.error) if kind == "error" else defect("expected a response or an error, got neither")
     )

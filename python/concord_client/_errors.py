@@ -157,8 +157,21 @@ def error_from_call(error: grpc.RpcError) -> ConcordError:
 
 def cancelled_here() -> ConcordError:
     """The error of a call that ended because its client was closed."""
-    code: int = grpc.StatusCode.CANCELLED.value[0]
-    return error_from_status(status_pb2.Status(code=code, message="the client was closed during the call"))
+    return _made_here(grpc.StatusCode.CANCELLED, "the client was closed during the call")
+
+
+def out_of_time() -> ConcordError:
+    """The error of a call whose time was over before it was sent."""
+    return _made_here(grpc.StatusCode.DEADLINE_EXCEEDED, "the time was over before the call")
+
+
+def defect(message: str) -> ConcordError:
+    """The error of a call whose answer no server should give."""
+    return _made_here(grpc.StatusCode.INTERNAL, f"the server's answer breaks the contract: {message}")
+
+
+def _made_here(code: grpc.StatusCode, message: str) -> ConcordError:
+    return error_from_status(status_pb2.Status(code=code.value[0], message=message))
 
 
 def refusal(reason: str, violations: Iterable[Violation], metadata: Mapping[str, str]) -> ConcordError:

@@ -322,6 +322,7 @@ def test_the_deadline_ends_a_call(server: FakeServer, connect: Connect, release:
     assert ended.wait(LIMIT)
     with pytest.raises(DeadlineExceededError):
         client.predict("m", {}, timeout=0)
+    assert len(server.requests("Predict")) == 1
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf")])
