@@ -22,7 +22,10 @@ from concord_server.fault import quote
 from concord_server.model import Call, SessionError
 from concord_server.tensor import DType, Spec, Tensor
 
-__all__ = ["Runtime", "check_library", "library"]
+__all__ = ["VERSION", "Runtime", "check_library", "library"]
+
+VERSION: str = onnxruntime.__version__
+"""The release of ONNX Runtime."""
 
 _FATAL = 4
 
@@ -80,7 +83,7 @@ def check_library(path: Path) -> str | None:
         return f"cannot be read: {error.strerror}"
     if same:
         return None
-    return f"expected the library of onnxruntime {onnxruntime.__version__}, which this server runs, got another file"
+    return f"expected the library of onnxruntime {VERSION}, which this server runs, got another file"
 
 
 def _digest(path: Path) -> bytes:

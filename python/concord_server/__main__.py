@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m concord_server` serves a repository of ONNX models over gRPC; `--help` lists its flags."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from concord_server import __version__, telemetry
+from concord_server.config import Config, ConfigError, parse, usage
+
+EXIT_STOPPED = 0
+EXIT_FAILURE = 1
+EXIT_CONFIG = 2
+
+_log = telemetry.log("concord_server")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Serves until a signal, then drains. 0 after a stop, 2 for a bad configuration, 1 for every other failure."""
+    try:
+        config = parse(arguments)
+        if config == "help":
+            print(usage())
+            return EXIT_STOPPED
+        if isinstance(config, str):
+            print(_version())
+            return EXIT_STOPPED
+        _check_library(config)
+    except ConfigError as error:
+        print(f"concord_server: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    telemetry.start()
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_serve(config))
+    except Exception as error:
+        _log.error("cannot serve", cause=str(error))
+        code = EXIT_FAILURE
+    sys.stdout.flush()
+    return code
+
+
+def _version() -> str:
+    from concord_server import ort
+
+    return f"concord_server {__version__} (ONNX Runtime {ort.VERSION})"
+
+
+def _check_library(config: Config) -> None:
+    if config.onnxruntime is None:
+        return
+    from concord_server import ort
+
+    wrong = ort.check_library(config.onnxruntime)
+    if wrong:
+        raise ConfigError(f"onnxruntime: {wrong}")
+
+
+async def _serve(config: Config) -> int:
+    # After the configuration is known to be good: a bad one is told at once.
+    from concord_server import ort
+    from concord_server.batch import Executor
+    from concord_server.repository import Repository
+    from concord_server.server import Health, HttpListener, Server
+    from concord_server.server.server import SERVICE_NAMES
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(EXIT_FAILURE)  # whoever asks twice does not want to wait
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+    health = Health(SERVICE_NAMES)
+
+    def changed(model_id: str, ready: bool) -> None:
+        loop.call_soon_threadsafe(health.set_model, model_id, ready)
+
+    repository = Repository(
+        config.models,
+        ort.Runtime(config.intra_op_threads).load,
+        require_manifest=config.require_manifest,
+        changed=changed,
+    )
+    executor = Executor()
+    server = Server(
+        repository,
+        health,
+        executor,
+        max_message_bytes=config.max_message_bytes,
+        max_batch_requests=config.max_batch_requests,
+        reflection=config.reflection,
+    )
+    # Listed before the first request, so that none is told that a model which is only loading does not exist.
+    repository.list()
+    port = await server.start(_listen_on(config.listen.host, config.listen.port), config.certificates)
+    listener = HttpListener(health)
+    http = ""
+    if config.http is not None:
+        http = str(config.http._replace(port=await listener.start(config.http.host, config.http.port)))
+
+    loading = loop.run_in_executor(None, repository.load)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        loading.result()
+        health.set_serving()
+        line = {"grpc": str(config.listen._replace(port=port)), "http": http, "pid": os.getpid()}
+        print(json.dumps(line, separators=(",", ":")), flush=True)
+        _log.info("serving", grpc=line["grpc"], http=http, tls=config.certificates is not None)
+        await stopping
+
+    delay, grace = config.drain_delay_seconds, config.drain_grace_seconds
+    _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
+    await server.drain(delay, grace)
+    listener.stop()
+    executor.close()
+    if executor.busy or not loading.done():
+        _log.warning("work under way did not finish within the grace")
+        _log.info("stopped")
+        # Python would wait for its threads; the grace is over.
+        sys.stdout.flush()
+        os._exit(EXIT_STOPPED)
+    _log.info("stopped")
+    return EXIT_STOPPED
+
+
+def _listen_on(host: str, port: int) -> str:
+    """The address as gRPC takes it."""
+    if not host:
+        return f"[::]:{port}"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

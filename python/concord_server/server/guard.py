@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method has around it: bytes to messages and back, and faults to statuses.
+
+gRPC hands over and takes bytes. It would answer a malformed message itself, as INTERNAL and without details, and
+grpc.aio does not tell whether a message came compressed, by which the answer is compressed or not; so both are done
+here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from concord_server import telemetry
+from concord_server.fault import Fault, Reason, Violation, from_violations, internal, shown
+from concord_server.model import Call
+from concord_server.server.status import code_of, status_of
+
+__all__ = ["Guard", "Received"]
+
+_log = telemetry.log(__name__)
+
+Q = TypeVar("Q", bound=Message)
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+# No message begins so: the first byte would be a field of a wire type that there is not.
+_GZIP = b"\x1f\x8b"
+# More than this is unpacked off the event loop.
+_QUICK_BYTES = 64 << 10
+
+
+class Received(Generic[Q]):
+    """A request and what belongs to its call."""
+
+    def __init__(self, message: Q, begin: float, call: Call) -> None:
+        self.message = message
+        self.begin = begin
+        """Of the call, by time.perf_counter()."""
+        self.call = call
+
+
+class Guard:
+    """Makes gRPC handlers of methods that take and give messages and raise faults."""
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._limit = max_message_bytes
+        # How much more gRPC itself lets in, so that we answer the near misses, with details.
+        self.library_limit = min(max_message_bytes + max_message_bytes // 8 + 1024, (1 << 31) - 1)
+
+    def unary(
+        self, method: str, request_type: type[Q], behavior: Callable[[Received[Q]], Awaitable[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A method with one request and one answer."""
+
+        async def handle(data: bytes, context: Context) -> bytes:
+            message: Message | None = None
+            try:
+                begin = time.perf_counter()
+                compressed = data.startswith(_GZIP)
+                message = await self._receive(data, request_type)
+                answer = await behavior(Received(message, begin, _call(context)))
+                packed = self._pack(answer)
+            except Fault as fault:
+                failure = fault
+            except Exception as error:
+                failure = _defect(method, message, error)
+            else:
+                if not compressed:
+                    context.disable_next_message_compression()
+                return packed
+            await _abort(context, failure)
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def server_streaming(
+        self, method: str, request_type: type[Q], behavior: Callable[[Received[Q]], AsyncIterator[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A method with one request and a stream of answers."""
+
+        async def handle(data: bytes, context: Context) -> None:
+            message: Message | None = None
+            try:
+                begin = time.perf_counter()
+                compressed = data.startswith(_GZIP)
+                message = await self._receive(data, request_type)
+                async for answer in behavior(Received(message, begin, _call(context))):
+                    if not compressed:
+                        context.disable_next_message_compression()
+                    await context.write(self._pack(answer))
+                return
+            except Fault as fault:
+                failure = fault
+            except Exception as error:
+                failure = _defect(method, message, error)
+            await _abort(context, failure)
+
+        return grpc.unary_stream_rpc_method_handler(handle)
+
+    def bidirectional(
+        self, method: str, request_type: type[Q], behavior: Callable[[AsyncIterator[Q]], AsyncIterator[Message]]
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A method with a stream of requests and a stream of answers."""
+
+        async def handle(stream: AsyncIterator[bytes], context: Context) -> None:
+            async def requests() -> AsyncIterator[Q]:
+                async for data in stream:
+                    yield await self._receive(data, request_type)
+
+            try:
+                async for answer in behavior(requests()):
+                    context.disable_next_message_compression()
+                    await context.write(self._pack(answer))
+                return
+            except Fault as fault:
+                failure = fault
+            except Exception as error:
+                failure = _defect(method, None, error)
+            await _abort(context, failure)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    async def _receive(self, data: bytes, request_type: type[Q]) -> Q:
+        if data.startswith(_GZIP):
+            if len(data) > _QUICK_BYTES:
+                data = await asyncio.to_thread(self._unpack, data, request_type)
+            else:
+                data = self._unpack(data, request_type)
+        if len(data) > self._limit:
+            raise self._too_large(str(len(data)))
+        try:
+            return request_type.FromString(data)
+        except DecodeError:
+            raise _malformed(data, request_type) from None
+
+    def _unpack(self, data: bytes, request_type: type[Message]) -> bytes:
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            unpacked = unpacker.decompress(data, self.library_limit + 1)
+        except zlib.error:
+            raise _malformed(data, request_type) from None
+        if len(unpacked) > self.library_limit:
+            raise self._too_large("more")
+        if not unpacker.eof or unpacker.unused_data:
+            raise _malformed(data, request_type)
+        return unpacked
+
+    def _too_large(self, got: str) -> Fault:
+        return Fault(Reason.MESSAGE_TOO_LARGE, f"expected a message of at most {self._limit} bytes, got {got}")
+
+    def _pack(self, answer: Message) -> bytes:
+        packed = answer.SerializeToString()
+        if len(packed) > self._limit:
+            text = f"expected an answer of at most {self._limit} bytes, got {len(packed)}"
+            raise Fault(Reason.OUTPUT_TOO_LARGE, text)
+        return packed
+
+
+def _call(context: Context) -> Call:
+    remaining = context.time_remaining()
+    return Call(None if remaining is None else time.monotonic() + remaining)
+
+
+def _malformed(data: bytes, request_type: type[Message]) -> Fault:
+    name = request_type.DESCRIPTOR.full_name
+    text = f"expected a message of type {name}, got {len(data)} bytes that are none"
+    return from_violations([Violation(Reason.REQUEST_MALFORMED, "", text)])
+
+
+def _defect(method: str, message: Message | None, error: Exception) -> Fault:
+    """Keeps a defect from the caller's eyes; the log has it, under the request's id."""
+    request_id = shown(getattr(message, "request_id", ""))
+    _log.error("request failed", method=method, request_id=request_id, reason=str(Reason.INTERNAL), cause=error)
+    return internal(error)
+
+
+async def _abort(context: Context, fault: Fault) -> None:
+    """Ends the call: gRPC raises its own exception through the handler."""
+    status = status_of(fault)
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code_of(fault), fault.message, details)
