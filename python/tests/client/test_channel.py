@@ -272,3 +272,13 @@ def test_what_goes_to_grpc() -> None:
     assert options["grpc.max_send_message_length"] == options["grpc.max_receive_message_length"] == 104_857_600
     [method_config] = json.loads(options["grpc.service_config"])["methodConfig"]
     assert method_config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+
+
+def test_the_retry_policy_is_one() -> None:
+    """The same in both clients and in what the documentation tells the makers of others."""
+    root = Path(__file__).resolve().parents[3]
+    go = (root / "go" / "client" / "options.go").read_text().partition("const serviceConfig = `")[2].partition("`")[0]
+    documented = (root / "docs" / "clients.md").read_text().partition("```json\n")[2].partition("```")[0]
+    with Client("127.0.0.1:50051") as client:
+        own = dict(client._settings.options)["grpc.service_config"]
+    assert json.loads(own) == json.loads(go) == json.loads(documented)

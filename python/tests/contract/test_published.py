@@ -20,6 +20,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before ONNX Runtime loads
 import numpy as np
 import onnxruntime
 import pytest
+from concord_client import Answer, Client, InvalidArgumentError
 from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 from google.protobuf import json_format
@@ -163,3 +164,30 @@ def test_a_client_of_the_published_contract(address: str, stubs: Path) -> None:
         "unknown feature": "INVALID_ARGUMENT",
         "stream of a classifier": "FAILED_PRECONDITION",
     }
+
+
+def test_our_own_client(address: str) -> None:
+    """The Python client, with numpy's values and whole numbers as integers, gets the same answers."""
+    rows = real_rows()
+    with Client(address) as client:
+        assert [model.model_id for model in client.models()] == sorted(PACKAGES)
+        for model_id, package in PACKAGES.items():
+            features = [
+                {
+                    name: value if isinstance(value, str) else int(value) if value in (3, 5) else np.asarray(value)
+                    for name, value in row.items()
+                }
+                for row in rows[model_id]
+            ]
+            answers = client.predict_batch(model_id, features)
+            got = [answer.predictions for answer in answers if isinstance(answer, Answer)]
+            right = expected(package, rows[model_id])
+            assert [{name: value.hex() for name, value in one.items()} for one in got] == right
+            assert client.predict(model_id, features[0]).predictions == got[0]
+        answer = client.predict("breast-cancer", rows["breast-cancer"][0])
+        assert answer.label == "malignant"
+        with pytest.raises(InvalidArgumentError) as caught:
+            client.predict("mixed", {"species": 3, "colour": "blue"})
+        assert caught.value.reason == "FEATURE_TYPE_MISMATCH"
+        assert caught.value.violations[0].field == 'features["species"]'
+        assert caught.value.violations[-1].field == 'features["colour"]'
