@@ -148,18 +148,23 @@ class OrtSession:
         try:
             if self._by_value:
                 return self._run_by_value(inputs, wanted, options)
-            feed = {name: _numpy(tensor) for name, tensor in zip(self._names, inputs, strict=True)}
-            names = [self.outputs[i].name for i in wanted]
-            arrays = self._session.run(names, feed, options)
-            return [_tensor(self.outputs[i].dtype, array) for i, array in zip(wanted, arrays, strict=True)]
-        except UnicodeDecodeError as error:
-            # Which output held it, the interface does not tell.
-            raise SessionError("expected UTF-8, got other bytes") from error
+            try:
+                return self._run(inputs, wanted, options)
+            except UnicodeDecodeError:
+                # Which output held it, only the run by value tells.
+                return self._run_by_value(inputs, wanted, options)
+        except SessionError:
+            raise
         except Exception as error:
             call.check()
             raise SessionError(_text(error)) from error
         finally:
             call.end()
+
+    def _run(self, inputs: Sequence[Tensor], wanted: Sequence[int], options: onnxruntime.RunOptions) -> list[Tensor]:
+        feed = {name: _numpy(tensor) for name, tensor in zip(self._names, inputs, strict=True)}
+        arrays = self._session.run([self.outputs[i].name for i in wanted], feed, options)
+        return [_tensor(self.outputs[i].dtype, array) for i, array in zip(wanted, arrays, strict=True)]
 
     def _run_by_value(
         self, inputs: Sequence[Tensor], wanted: Sequence[int], options: onnxruntime.RunOptions
@@ -176,10 +181,16 @@ class OrtSession:
         for i in wanted:
             binding.bind_output(self.outputs[i].name)
         self._session.run_with_iobinding(binding, options)
-        return [
-            _bits(value) if self.outputs[i].dtype is DType.BFLOAT16 else _tensor(self.outputs[i].dtype, value.numpy())
-            for i, value in zip(wanted, binding.get_outputs(), strict=True)
-        ]
+        return [self._take(i, value) for i, value in zip(wanted, binding.get_outputs(), strict=True)]
+
+    def _take(self, index: int, value: onnxruntime.OrtValue) -> Tensor:
+        spec = self.outputs[index]
+        if spec.dtype is DType.BFLOAT16:
+            return _bits(value)
+        try:
+            return _tensor(spec.dtype, value.numpy())
+        except UnicodeDecodeError as error:
+            raise SessionError(f"output {quote(spec.name)}: expected UTF-8, got other bytes") from error
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

@@ -77,7 +77,7 @@ def encode(
             raise _short(specs[at], index, flat[at])
         if at not in floats:
             floats[at] = float32_of(Tensor(tensors[at].dtype, flat[at]))
-        _put_float(answer, prediction.public.name, floats[at], index)
+        answer.predictions[prediction.public.name] = floats[at].item(index)
     for output in outputs:
         at = output.output
         dtype, array = tensors[at].dtype, flat[at]
@@ -91,17 +91,6 @@ def encode(
                 _put_array(value, dtype, array)
         except EncodeError as error:
             raise EncodeError(f"output {quote(specs[at].name)}: {error}") from None
-
-
-def _put_float(answer: PredictResponse, name: str, values: npt.NDArray[np.float32], index: int) -> None:
-    number = values.item(index)
-    if number == number:
-        answer.predictions[name] = number
-    else:
-        # Through a float of Python, which is a double, a NaN would turn quiet: the wire form keeps its bits.
-        key = name.encode("utf-8")
-        entry = b"\x0a" + _varint(len(key)) + key + b"\x15" + values[index : index + 1].tobytes()
-        answer.MergeFromString(b"\x12" + _varint(len(entry)) + entry)
 
 
 def _put_scalar(value: FeatureValue, dtype: DType, element: npt.NDArray[Any]) -> None:
