@@ -23,7 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from concord_client import Client, Prediction
+from concord_client import Answer, Client
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_breast_cancer, load_iris
@@ -117,16 +117,16 @@ def serving(name: str, command: Sequence[str], log: IO[str]) -> Iterator[Server]
             process.stdout.close()
 
 
-def bits(answer: Prediction) -> tuple[tuple[tuple[str, bytes], ...], tuple[tuple[str, str], ...]]:
+def bits(answer: Answer) -> tuple[tuple[tuple[str, bytes], ...], tuple[tuple[str, str], ...]]:
     """All numbers of an answer by their bits, and its other outputs."""
     numbers = tuple(sorted((name, struct.pack("<f", value)) for name, value in answer.predictions.items()))
     return numbers, tuple(sorted((name, repr(value)) for name, value in answer.outputs.items()))
 
 
-def shown(answer: Prediction) -> str:
+def shown(answer: Answer) -> str:
     """An answer for a table cell."""
-    numbers = [f"{name} {value:.6g}" for name, value in sorted(answer.predictions.items(), key=lambda p: -p[1])[:2]]
-    return ", ".join([*(f"[bold]{value}[/bold]" for value in answer.outputs.values()), *numbers])
+    name, value = max(answer.predictions.items(), key=lambda prediction: prediction[1])
+    return f"{value:.7f} {'cm' if name.endswith('(cm)') else name}"
 
 
 def milliseconds(client: Client, question: Question, calls: int = 51) -> float:
@@ -140,7 +140,7 @@ def milliseconds(client: Client, question: Question, calls: int = 51) -> float:
 
 
 def main() -> int:
-    console = Console(width=max(Console().width, 118))
+    console = Console(width=max(Console().width, 100))
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
         try:
@@ -162,7 +162,9 @@ def main() -> int:
             answers = [client.predict(question.model_id, question.features) for client in clients]
             same = len({bits(answer) for answer in answers}) == 1
             different += not same
-            table.add_row(question.title, question.truth, *map(shown, answers), "equal" if same else "[red]DIFFER[/red]")
+            table.add_row(
+                question.title, question.truth, *map(shown, answers), "equal" if same else "[red]DIFFER[/red]"
+            )
         console.print(table)
         for server, client in zip(servers, clients, strict=True):
             median = milliseconds(client, asked[0])

@@ -6,7 +6,6 @@ from __future__ import annotations
 import pathlib
 
 import pytest
-
 from concord_server.admission.graph import Refused, check
 
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "conformance" / "admission"
