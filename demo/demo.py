@@ -47,7 +47,7 @@ def questions() -> Iterator[Question]:
     cancer = load_breast_cancer()
     for row in (0, 19, 135, 297, 568):
         yield Question(
-            title=f"patient {row}: malignant or benign?",
+            title=f"patient {row}: malignant?",
             model_id="breast-cancer",
             features=dict(zip(cancer.feature_names.tolist(), cancer.data[row].tolist(), strict=True)),
             truth=str(cancer.target_names[cancer.target[row]]),
