@@ -27,7 +27,7 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 	if c.manifest != nil {
 		kind = c.manifest.GetKind()
 		about = &About{
-			Description: c.manifest.GetDescription(), Verified: true, Parity: c.manifest.GetParity(),
+			Description: c.manifest.GetDescription(), Verified: true, Parity: c.manifest.GetParity(), Quality: c.manifest.GetQuality(),
 			MaxBatchRows: c.manifest.GetBatching().GetMaxBatchRows(),
 		}
 	}

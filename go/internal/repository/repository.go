@@ -79,6 +79,7 @@ type About struct {
 	Description  string
 	Verified     bool
 	Parity       *inferencev1.ParityRecord
+	Quality      []*inferencev1.Metric
 	MaxBatchRows int32
 	ReadyTime    time.Time
 }

@@ -97,6 +97,7 @@ func describeVersion(version *repository.Version) *inferencev1.ModelVersion {
 	described.InputTensors, described.OutputTensors = tensorSpecs(m.Inputs()), tensorSpecs(m.Outputs())
 	described.Verified = about.Verified
 	described.Parity = about.Parity
+	described.Quality = about.Quality
 	described.Batchable = m.Batchable
 	described.MaxBatchRows = about.MaxBatchRows
 	described.ReadyTime = timestamppb.New(about.ReadyTime)
