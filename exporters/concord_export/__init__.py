@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from concord_export.errors import ExportError
     from concord_export.from_sklearn import Report, export_sklearn
     from concord_export.package import Package, read_package, write_package
-    from concord_export.source import Feature, Source
+    from concord_export.source import Feature, Metric, Source
     from concord_export.verification import Verification, verify_package
 
 __all__ = [
     "ExportError",
     "Feature",
+    "Metric",
     "Package",
     "Report",
     "Source",
@@ -40,6 +41,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _HOMES = {
     "ExportError": "errors",
     "Feature": "source",
+    "Metric": "source",
     "Package": "package",
     "Report": "from_sklearn",
     "Source": "source",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import onnx
@@ -28,14 +29,14 @@ from concord_export.members import members_of
 from concord_export.source import FeatureKind
 from concord_export.trees import finish_opsets
 
-__all__ = ["LABEL", "SCORES", "Precision", "convert"]
+__all__ = ["LABEL", "SCORES", "Precision", "Wanted", "convert"]
 
 Precision = Literal["double", "float"]
 
 LABEL = "label"
-"""The ONNX output of a classifier's class, [rows]."""
+"""The ONNX output of what the model decides: a class, a cluster, ...: [rows], or [rows, labels]."""
 SCORES = "scores"
-"""The ONNX output of probabilities, decision values or predictions, 32-bit floats [rows, numbers]."""
+"""The ONNX output of what the model computes: probabilities, ...: 32-bit floats [rows, numbers]."""
 
 _OPSET = 21
 _IR_VERSION = 10
@@ -49,26 +50,25 @@ _ELEMENT_TYPES: dict[FeatureKind, int] = {
 }
 
 
-def convert(estimator: Any, columns: Columns, *, name: str, precision: Precision, bool_label: bool) -> onnx.ModelProto:
-    """The graph of a classifier (outputs LABEL and SCORES) or of a regression (SCORES).
+@dataclass(frozen=True)
+class Wanted:
+    """Which outputs the graph shall have: LABEL, as an array of so many values unless 0, and SCORES."""
 
-    `bool_label`: the classes are False and True. Raises ConversionError where there is no such graph.
-    """
+    labelled: bool = False
+    bool_label: bool = False
+    label_count: int = 0
+    scored: bool = True
+
+
+def convert(estimator: Any, columns: Columns, wanted: Wanted, *, name: str, precision: Precision) -> onnx.ModelProto:
+    """The estimator's graph with the outputs wanted. Raises ConversionError where there is no such graph."""
     runs = _runs(columns)
     while hasattr(estimator, "best_estimator_"):
         # A search answers with the best that it found.
         estimator = estimator.best_estimator_
     try:
         inner = _convert_estimator(estimator, runs, name=name, precision=precision)
-        return _wrap(
-            inner,
-            columns,
-            runs,
-            name=name,
-            precision=precision,
-            labelled=is_classifier(estimator),
-            bool_label=bool_label,
-        )
+        return _wrap(inner, columns, runs, wanted, name=name, precision=precision)
     except ConversionError:
         raise
     except Exception as error:
@@ -132,11 +132,10 @@ def _wrap(
     inner: onnx.ModelProto,
     columns: Columns,
     runs: list[tuple[bool, list[int]]],
+    wanted: Wanted,
     *,
     name: str,
     precision: Precision,
-    labelled: bool,
-    bool_label: bool,
 ) -> onnx.ModelProto:
     """Puts the wire's inputs in front of the converted graph and plain outputs behind it."""
     inner = onnx.compose.add_prefix(inner, _PREFIX)
@@ -147,26 +146,26 @@ def _wrap(
     nodes += inner.graph.node
 
     given = [output.name for output in inner.graph.output]
-    if len(given) != (2 if labelled else 1):
-        raise ConversionError(
-            f"the converter gave the outputs {given}; expected {'label and scores' if labelled else 'one'}"
-        )
+    if len(given) < wanted.labelled + wanted.scored:
+        raise ConversionError(f"the converter gave the outputs {given}; expected label and scores")
     outputs = []
-    if labelled:
+    if wanted.labelled:
         label_type = inner.graph.output[0].type.tensor_type.elem_type
         flat = "label/flat"
-        initializers.append(helper.make_tensor("label/shape", TensorProto.INT64, [1], [-1]))
+        tail = [wanted.label_count] if wanted.label_count else []
+        initializers.append(helper.make_tensor("label/shape", TensorProto.INT64, [1 + len(tail)], [-1, *tail]))
         nodes.append(helper.make_node("Reshape", [given[0], "label/shape"], [flat]))
-        if bool_label:
+        if wanted.bool_label:
             label_type = TensorProto.BOOL
             nodes.append(helper.make_node("Cast", [flat], [LABEL], to=label_type))
         else:
             nodes.append(helper.make_node("Identity", [flat], [LABEL]))
-        outputs.append(helper.make_tensor_value_info(LABEL, label_type, ["rows"]))
-    # Flatten: [rows] and [rows, 1] are the same then.
-    nodes.append(helper.make_node("Flatten", [given[-1]], ["scores/flat"], axis=1))
-    nodes.append(helper.make_node("Cast", ["scores/flat"], [SCORES], to=TensorProto.FLOAT))
-    outputs.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["rows", None]))
+        outputs.append(helper.make_tensor_value_info(LABEL, label_type, ["rows", *tail]))
+    if wanted.scored:
+        # Flatten: [rows] and [rows, 1] are the same then.
+        nodes.append(helper.make_node("Flatten", [given[-1]], ["scores/flat"], axis=1))
+        nodes.append(helper.make_node("Cast", ["scores/flat"], [SCORES], to=TensorProto.FLOAT))
+        outputs.append(helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["rows", None]))
 
     inputs = [
         helper.make_tensor_value_info(

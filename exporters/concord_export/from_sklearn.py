@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +16,18 @@ from concord_proto.modelpackage.v1 import manifest_pb2
 
 from concord_export.answers import Question, question_for
 from concord_export.columns import INPUT_NAMES, Columns, read_columns
-from concord_export.conversion import LABEL, SCORES, Precision, convert
+from concord_export.conversion import LABEL, SCORES, Precision, Wanted, convert
 from concord_export.errors import ConversionError, PackageExistsError, ParityError, SourceError
 from concord_export.golden import FEATURE_TYPES, feature_value, golden_set
 from concord_export.package import check_model_id, check_version, write_package
 from concord_export.parity import Limits, Progress, Trial, compare, make_trial
 from concord_export.runtime import Session
-from concord_export.source import Feature, Source
+from concord_export.source import Feature, Metric, Source
 from concord_export.verification import run_golden
 
 __all__ = ["Report", "export_sklearn", "export_source"]
+
+_NAMES_SHOWN = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def export_sklearn(
     absolute_limit: float = 1e-5,
     relative_limit: float = 1e-6,
     try_missing: bool = True,
+    quality: Sequence[Metric] = (),
     precision: Precision | None = None,
     replace_existing: bool = False,
     progress: Progress | None = None,
@@ -79,6 +83,7 @@ def export_sklearn(
         absolute_limit=absolute_limit,
         relative_limit=relative_limit,
         try_missing=try_missing,
+        quality=quality,
     )
     return export_source(
         source, Path(directory), precision=precision, replace_existing=replace_existing, progress=progress
@@ -100,6 +105,9 @@ def export_source(
         raise PackageExistsError(f"{directory} is there already; choose another version, or replace it")
     if not (source.absolute_limit >= 0 and source.relative_limit >= 0):
         raise SourceError("absolute_limit, relative_limit: expected numbers of at least 0")
+    for metric in source.quality:
+        if not metric.name or metric.rows < 1 or not math.isfinite(metric.value):
+            raise SourceError(f"quality: expected a name, a finite value and at least 1 row, got {metric}")
     limits = Limits(source.absolute_limit, source.relative_limit)
 
     columns = read_columns(source.rows, source.features, source.estimator)
@@ -133,16 +141,13 @@ def _convert_and_compare(
         try:
             if progress is not None:
                 progress(f"converting in {attempt}s", 0, 1)
-            model = convert(
-                question.estimator,
-                trial.columns,
-                name=name,
-                precision=attempt,
-                bool_label=question.label_kind == "bool",
-            )
+            model = convert(question.estimator, trial.columns, _wanted(question), name=name, precision=attempt)
             session = Session(model.SerializeToString())
-            width = session.run({key: value[:1] for key, value in trial.columns.tensors().items()})[SCORES].shape[1]
-            fitted = replace(question, indices=tuple(index % width for index in question.indices))
+            fitted = question
+            if question.numbers is not None:
+                first = session.run({key: value[:1] for key, value in trial.columns.tensors().items()})
+                width = first[SCORES].shape[1]
+                fitted = replace(question, indices=tuple(index % width for index in question.indices))
             return model, session, fitted, compare(session, fitted, trial, limits, progress), attempt
         except (ConversionError, ParityError) as error:
             failures.append(error)
@@ -150,6 +155,16 @@ def _convert_and_compare(
         if isinstance(failure, ParityError):
             raise failure
     raise ConversionError("\n".join(dict.fromkeys(str(failure) for failure in failures)))
+
+
+def _wanted(question: Question) -> Wanted:
+    label = question.label
+    return Wanted(
+        labelled=label is not None,
+        bool_label=label is not None and label.kind == "bool",
+        label_count=0 if label is None else label.count,
+        scored=question.numbers is not None,
+    )
 
 
 def _manifest(
@@ -164,13 +179,30 @@ def _manifest(
     for column in columns.columns:
         if column.element == 0:
             manifest.features.add(feature=_feature(column.feature), input=INPUT_NAMES[column.kind], column=column.place)
-    for name, text, index in zip(question.names, question.descriptions, question.indices, strict=True):
-        manifest.predictions.add(
-            prediction=model_pb2.Prediction(name=name, description=text), output=SCORES, index=index
+    if question.array:
+        shown = question.names[:_NAMES_SHOWN]
+        more = len(question.names) - len(shown)
+        text = "In this order: " + ", ".join(shown) + (f" and {more} more." if more else ".")
+        output = model_pb2.Output(
+            name=question.array, type=model_pb2.FEATURE_TYPE_FLOAT, shape=[len(question.names)], description=text
         )
-    if question.label_kind is not None:
-        output = model_pb2.Output(name=LABEL, type=FEATURE_TYPES[question.label_kind], description="The class chosen.")
+        manifest.outputs.add(output=output, onnx_output=SCORES, index=0)
+    else:
+        for name, text, index in zip(question.names, question.descriptions, question.indices, strict=True):
+            manifest.predictions.add(
+                prediction=model_pb2.Prediction(name=name, description=text), output=SCORES, index=index
+            )
+    label = question.label
+    if label is not None:
+        output = model_pb2.Output(
+            name=label.name,
+            type=FEATURE_TYPES[label.kind],
+            shape=[label.count] if label.count else [],
+            description=label.description,
+        )
         manifest.outputs.add(output=output, onnx_output=LABEL, index=0)
+    for metric in source.quality:
+        manifest.quality.add(name=metric.name, value=metric.value, rows=metric.rows)
     for distribution in ("numpy", "onnx", "onnxruntime", "protobuf", "scikit-learn", "skl2onnx"):
         manifest.library_versions[distribution] = importlib.metadata.version(distribution)
     return manifest

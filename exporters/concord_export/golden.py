@@ -11,7 +11,6 @@ from concord_proto.modelpackage.v1 import golden_pb2
 
 from concord_export.answers import Answers, Question
 from concord_export.columns import Columns
-from concord_export.conversion import LABEL
 from concord_export.parity import Limits, Trial
 from concord_export.source import Feature, FeatureKind
 
@@ -68,9 +67,10 @@ def _choose(trial: Trial) -> list[int]:
     expected, count = trial.expected, min(_CASES, trial.real)
     chosen: list[int] = []
     if expected.labels is not None:
-        _, first = np.unique(expected.labels[: trial.real].astype(str), return_index=True)
+        _, first = np.unique(expected.labels[: trial.real].astype(str), axis=0, return_index=True)
         chosen = sorted(first.tolist())[:count]
-    by_answer = np.argsort(expected.numbers[: trial.real, 0], kind="stable")
+    answers = expected.numbers[: trial.real, 0] if expected.numbers.shape[1] else np.zeros(trial.real)
+    by_answer = np.argsort(answers, kind="stable")
     spread = by_answer[np.linspace(0, trial.real - 1, count).round().astype(int)].tolist()
     for row in [*spread, *range(trial.real)]:
         if len(chosen) < count and row not in chosen:
@@ -87,8 +87,13 @@ def _request(columns: Columns, row: int, request: inference_service_pb2.PredictR
 def _answer(question: Question, answers: Answers, row: int, answer: inference_service_pb2.PredictResponse) -> None:
     with np.errstate(over="ignore"):
         numbers = answers.numbers[row].astype(np.float32)
-    for name, number in zip(question.names, numbers, strict=True):
-        answer.predictions[name] = float(number)
-    if answers.labels is not None and question.label_kind is not None:
-        label = answers.labels[row : row + 1].tolist()[0]
-        answer.outputs[LABEL].CopyFrom(feature_value(Feature(LABEL, question.label_kind), label))
+    if question.array:
+        answer.outputs[question.array].float_array.values.extend(numbers.tolist())
+    else:
+        for name, number in zip(question.names, numbers, strict=True):
+            answer.predictions[name] = float(number)
+    if answers.labels is not None and question.label is not None:
+        label = question.label
+        shape = (label.count,) if label.count else ()
+        value = answers.labels[row : row + 1].tolist()[0]
+        answer.outputs[label.name].CopyFrom(feature_value(Feature(label.name, label.kind, shape), value))

@@ -57,6 +57,11 @@ def print_package(package: Package, console: Console) -> None:
             _row(table, output.name, _type(output.type, output.shape), comes_from, output.description)
         console.print(table)
     console.print(_parity(package))
+    if manifest.quality:
+        table = _table("Quality on rows that the source was not fitted on", "measure", "value", "rows")
+        for metric in manifest.quality:
+            _row(table, metric.name, f"{metric.value:.4g}", str(metric.rows))
+        console.print(table)
     table = _table("Files", "name", "bytes", "sha256")
     for file in manifest.files:
         _row(table, file.name, str(file.size_bytes), file.sha256)

@@ -95,9 +95,10 @@ def compare(
     ]
     got = _joined(batches)
     excess = limits.excess(trial.expected.numbers, got.numbers)
-    worst = excess.max(axis=1)
+    worst = excess.max(axis=1, initial=0.0)
     if got.labels is not None and trial.expected.labels is not None:
-        worst = np.where(got.labels != trial.expected.labels, np.inf, worst)
+        differ = (got.labels != trial.expected.labels).reshape(count, -1).any(axis=1)
+        worst = np.where(differ, np.inf, worst)
     row = int(worst.argmax())
     if worst[row] > 1:
         raise ParityError(_describe(question, trial, got, limits, row, beyond=int((worst > 1).sum())))
@@ -116,7 +117,7 @@ def compare(
         max_ulp_error=int(ulp_distance(trial.expected.numbers, got.numbers).max(initial=0)),
         absolute_limit=limits.absolute,
         relative_limit=limits.relative,
-        labels_compared=0 if got.labels is None else count,
+        labels_compared=0 if got.labels is None else got.labels.size,
         batched_equals_single=equal,
     )
 
@@ -227,7 +228,7 @@ def _describe(question: Question, trial: Trial, got: Answers, limits: Limits, ro
     lines.append("  answers:")
     if got.labels is not None and trial.expected.labels is not None:
         expected_label, got_label = trial.expected.labels[row], got.labels[row]
-        mark = "" if expected_label == got_label else "  <- differs"
+        mark = "" if np.array_equal(expected_label, got_label) else "  <- differs"
         lines.append(f"    {'label':<{width}}  expected {expected_label}, got {got_label}{mark}")
     excess = limits.excess(trial.expected.numbers[row], got.numbers[row])
     for index, name in enumerate(question.names):

@@ -357,7 +357,7 @@ class Unknown(Ridge):  # type: ignore[misc]
         (Path("model.joblib"), ROWS, {}, SourceError, "unpickling runs"),
         (b"\x80\x04", ROWS, {}, SourceError, "unpickling runs"),
         (Ridge(), ROWS, {}, SourceError, "not fitted yet"),
-        (StandardScaler().fit(ROWS), ROWS, {}, SourceError, "has no predict"),
+        (object(), ROWS, {}, SourceError, "has neither predict nor transform"),
         (RIDGE, ROWS[:0], {}, SourceError, "there are none"),
         (RIDGE, ROWS[0], {}, SourceError, "expected \\[rows, columns\\]"),
         (RIDGE, ROWS, {"features": [Feature("a")]}, SourceError, "take 1 columns, the rows have 5"),
