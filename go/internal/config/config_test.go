@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestEveryFieldHasHelp(t *testing.T) {
+	list := fields()
+	for i := range list.Len() {
+		name := list.Get(i).Name()
+		if usage[name][1] == "" {
+			t.Errorf("%s has no help", name)
+		}
+		if !strings.Contains(Usage(), "--"+flagName(list.Get(i))) {
+			t.Errorf("%s is no flag", name)
+		}
+	}
+	if len(usage) != list.Len() {
+		t.Errorf("help for %d fields, there are %d", len(usage), list.Len())
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	models := t.TempDir()
+	c, err := Parse([]string{"--models", models})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Models: models, Listen: "127.0.0.1:50051", HTTP: "127.0.0.1:9090", Reflection: true, MaxMessageBytes: 100 << 20,
+		MaxBatchRequests: 10000, DrainGrace: 30 * time.Second, IntraOpThreads: 1,
+	}
+	if c != want {
+		t.Errorf("got %+v\nwant %+v", c, want)
+	}
+}
+
+func TestFileAndFlags(t *testing.T) {
+	models := t.TempDir()
+	want := Config{
+		Models: models, Listen: "[::1]:0", HTTP: "", RequireManifest: true, Reflection: false, MaxMessageBytes: 2048, MaxBatchRequests: 7,
+		DrainDelay: 5 * time.Millisecond, DrainGrace: 0, IntraOpThreads: 3, ONNXRuntime: "lib.so",
+	}
+	yaml := "models: " + models + `
+listen: "[::1]:0"
+http: off
+require_manifest: true
+reflection: false
+max_message_bytes: 2048
+max_batch_requests: 7
+drain_delay_ms: 5
+drain_grace_ms: 0
+intra_op_threads: 3
+onnxruntime: lib.so
+`
+	json := `{"models": "` + models + `", "listen": "[::1]:0", "http": "off", "requireManifest": true, "reflection": false, "maxMessageBytes": "2048",
+		"maxBatchRequests": 7.0, "drainDelayMs": 5, "drainGraceMs": 0e0, "intraOpThreads": "3", "onnxruntime": "lib.so", "tlsCert": null}`
+	flags := []string{
+		"--models", models, "--listen=[::1]:0", "--http=off", "--require-manifest", "--reflection=false", "--max-message-bytes=2048", "--max-batch-requests", "7",
+		"--drain-delay-ms=5", "--drain-grace-ms=0", "--intra-op-threads=3", "--onnxruntime=lib.so",
+	}
+	other := filepath.Join(t.TempDir(), "other.yaml")
+	write(t, other, "max_batch_requests: 1\nhttp: 127.0.0.1:1\nreflection: true\n")
+	for name, args := range map[string][]string{
+		"yaml":  {"--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), yaml)},
+		"json":  {"--config", write(t, filepath.Join(t.TempDir(), "c.json"), json)},
+		"flags": flags,
+		"both":  append([]string{"--config", other}, flags...),
+	} {
+		if c, err := Parse(args); err != nil || c != want {
+			t.Errorf("%s: got %+v, %v\nwant %+v", name, c, err, want)
+		}
+	}
+}
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestTexts(t *testing.T) {
+	for arg, want := range map[string]error{"--help": ErrHelp, "-h": ErrHelp, "--version": ErrVersion} {
+		if _, err := Parse([]string{arg}); !errors.Is(err, want) {
+			t.Errorf("%s: got %v", arg, err)
+		}
+	}
+}
+
+func TestErrors(t *testing.T) {
+	models := t.TempDir()
+	certs := newCertificates(t)
+	inFile := func(text string) []string {
+		return []string{"--models", models, "--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), text)}
+	}
+	with := func(args ...string) []string { return append([]string{"--models", models}, args...) }
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "models: expected a directory, got nothing"},
+		{[]string{"--models", "/no/such"}, `models: expected a directory, got "/no/such", which is none`},
+		{[]string{"--models", os.Args[0]}, "which is none"},
+		{with("--device=cpu"), "unknown flag: --device"},
+		{with("--listen"), "flag needs an argument: --listen"},
+		{with("serve"), `expected flags only, got "serve"`},
+		{with("--listen", "50051"), `listen: expected HOST:PORT, got "50051"`},
+		{with("--listen", "127.0.0.1:http"), `listen: expected HOST:PORT, got "127.0.0.1:http"`},
+		{with("--listen", "127.0.0.1:65536"), `listen: expected HOST:PORT, got "127.0.0.1:65536"`},
+		{with("--listen", "127.0.0.1:-1"), `listen: expected HOST:PORT`},
+		{with("--http", "nowhere"), `http: expected HOST:PORT, got "nowhere"`},
+		{with("--listen", "0.0.0.0:1"), "listen: expected a loopback address where there are no certificates, got \"0.0.0.0:1\": set tls_cert and tls_key (`make certs`"},
+		{with("--listen", ":1"), "listen: expected a loopback address"},
+		{with("--listen", "[::]:1"), "listen: expected a loopback address"},
+		{with("--listen", "example.org:1"), "listen: expected a loopback address"},
+		{with("--listen", "localhost.example.org:1"), "listen: expected a loopback address"},
+		{with("--max-message-bytes", "1023"), "max_message_bytes: expected 1024 to 2147483647, got 1023"},
+		{with("--max-message-bytes", "2147483648"), "max_message_bytes: expected 1024 to 2147483647, got 2147483648"},
+		{with("--max-message-bytes", "10MB"), `max_message_bytes: expected an integer, got "10MB"`},
+		{with("--max-batch-requests", "0"), "max_batch_requests: expected 1 to 2147483647, got 0"},
+		{with("--max-batch-requests", "3000000000"), "max_batch_requests: expected an integer of 32 bits, got 3000000000"},
+		{with("--drain-delay-ms", "-1"), "drain_delay_ms: expected 0 to 2147483647, got -1"},
+		{with("--drain-grace-ms", "1.5"), `drain_grace_ms: expected an integer, got "1.5"`},
+		{with("--intra-op-threads", "0"), "intra_op_threads: expected 1 to 2147483647, got 0"},
+		{with("--plaintext=maybe"), `plaintext: expected true or false, got "maybe"`},
+		{with("--config", "/no/such"), `config "/no/such": expected a file that can be read, got none`},
+		{inFile("surprise: 1"), `"surprise": there is no such field`},
+		{inFile("- models"), "expected fields and their values"},
+		{inFile("models: [x"), "expected YAML or JSON: "},
+		{inFile("http: off\nhttp: off"), "expected YAML or JSON: "},
+		{inFile("max_batch_requests: 1\nmaxBatchRequests: 2"), "max_batch_requests: expected once, got maxBatchRequests as well"},
+		{inFile("max_batch_requests: soon"), `max_batch_requests: expected an integer, got "soon"`},
+		{inFile("max_batch_requests: true"), `max_batch_requests: expected an integer, got "true"`},
+		{inFile("listen: 5"), "listen: expected a text, got 5"},
+		{inFile("plaintext: 'true'"), `plaintext: expected true or false, got "true"`},
+		{inFile("plaintext: 1"), `plaintext: expected true or false, got "1"`},
+		{with("--tls-cert", certs.cert), "tls_cert: expected tls_key with it, got nothing"},
+		{with("--tls-key", certs.key), "tls_key: expected tls_cert with it, got nothing"},
+		{with("--tls-client-ca", certs.cert), "tls_client_ca: expected tls_cert and tls_key with it, got neither"},
+		{with("--tls-cert", certs.cert, "--tls-key", certs.key, "--plaintext"), "plaintext: expected no tls_cert with it, got one"},
+		{with("--tls-cert", "/no/such", "--tls-key", certs.key), `tls_cert: expected a file that can be read, got "/no/such"`},
+		{with("--tls-cert", certs.key, "--tls-key", certs.key), "tls_cert: expected PEM with a CERTIFICATE, got "},
+		{with("--tls-cert", certs.cert, "--tls-key", certs.cert), "tls_key: expected PEM with a PRIVATE KEY, got "},
+		{with("--tls-cert", certs.cert, "--tls-key", certs.otherKey), "tls_key: expected the private key of tls_cert's certificate: "},
+		{with("--tls-cert", certs.broken, "--tls-key", certs.key), "tls_cert: expected a certificate that can be parsed, got "},
+		{with("--tls-cert", certs.cert, "--tls-key", certs.key, "--tls-client-ca", certs.key), "tls_client_ca: expected PEM with a CERTIFICATE, got "},
+	} {
+		_, err := Parse(c.args)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q: got %v, want %q", c.args, err, c.want)
+		} else if strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: more than one line: %q", c.args, err)
+		}
+	}
+}
+
+func TestListeners(t *testing.T) {
+	models := t.TempDir()
+	certs := newCertificates(t)
+	for _, c := range []struct {
+		args       []string
+		reflection bool
+	}{
+		{[]string{"--listen=127.5.0.1:1"}, true},
+		{[]string{"--listen=localhost:1"}, true},
+		{[]string{"--listen=[::1]:1"}, true},
+		{[]string{"--listen=0.0.0.0:1", "--plaintext"}, false},
+		{[]string{"--listen=0.0.0.0:1", "--plaintext", "--reflection"}, true},
+		{[]string{"--listen=:1", "--tls-cert", certs.cert, "--tls-key", certs.key}, false},
+		{[]string{"--http=0.0.0.0:1"}, true},
+	} {
+		config, err := Parse(append(c.args, "--models", models))
+		if err != nil || config.Reflection != c.reflection {
+			t.Errorf("%q: reflection %v, %v", c.args, config.Reflection, err)
+		}
+	}
+}
+
+func TestTLS(t *testing.T) {
+	certs := newCertificates(t)
+	c, err := Parse([]string{"--models", t.TempDir(), "--tls-cert", certs.cert, "--tls-key", certs.key, "--tls-client-ca", certs.cert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.TLS.MinVersion != tls.VersionTLS12 || c.TLS.ClientAuth != tls.RequireAndVerifyClientCert || c.TLS.ClientCAs == nil || len(c.TLS.Certificates) != 1 {
+		t.Errorf("got %+v", c.TLS)
+	}
+}
+
+// certificates are files: a certificate, its key, another key, and a certificate that is none.
+type certificateFiles struct{ cert, key, otherKey, broken string }
+
+func newCertificates(t *testing.T) certificateFiles {
+	t.Helper()
+	directory := t.TempDir()
+	file := func(name, block string, data []byte) string {
+		return write(t, filepath.Join(directory, name), string(pem.EncodeToMemory(&pem.Block{Type: block, Bytes: data})))
+	}
+	newKey := func() (*ecdsa.PrivateKey, []byte) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key, data
+	}
+	key, keyData := newKey()
+	_, otherData := newKey()
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificateFiles{
+		cert: file("cert.pem", "CERTIFICATE", cert), key: file("key.pem", "PRIVATE KEY", keyData),
+		otherKey: file("other.pem", "PRIVATE KEY", otherData), broken: file("broken.pem", "CERTIFICATE", []byte("none")),
+	}
+}
