@@ -106,6 +106,12 @@ const (
 	ErrorReason_ERROR_REASON_METHOD_UNIMPLEMENTED ErrorReason = 35
 	// [NOT_FOUND] The health service knows no service or model of this name.
 	ErrorReason_ERROR_REASON_SERVICE_NOT_FOUND ErrorReason = 36
+	// [ALREADY_EXISTS] The repository has this version already.
+	ErrorReason_ERROR_REASON_VERSION_EXISTS ErrorReason = 37
+	// [INVALID_ARGUMENT] The label breaks the grammar [a-z][a-z0-9-]{0,62}.
+	ErrorReason_ERROR_REASON_LABEL_INVALID ErrorReason = 38
+	// [FAILED_PRECONDITION] The server has no staging directory.
+	ErrorReason_ERROR_REASON_STAGING_UNSET ErrorReason = 39
 )
 
 // Enum value maps for ErrorReason.
@@ -148,6 +154,9 @@ var (
 		34: "ERROR_REASON_INTERNAL",
 		35: "ERROR_REASON_METHOD_UNIMPLEMENTED",
 		36: "ERROR_REASON_SERVICE_NOT_FOUND",
+		37: "ERROR_REASON_VERSION_EXISTS",
+		38: "ERROR_REASON_LABEL_INVALID",
+		39: "ERROR_REASON_STAGING_UNSET",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -187,6 +196,9 @@ var (
 		"ERROR_REASON_INTERNAL":               34,
 		"ERROR_REASON_METHOD_UNIMPLEMENTED":   35,
 		"ERROR_REASON_SERVICE_NOT_FOUND":      36,
+		"ERROR_REASON_VERSION_EXISTS":         37,
+		"ERROR_REASON_LABEL_INVALID":          38,
+		"ERROR_REASON_STAGING_UNSET":          39,
 	}
 )
 
@@ -221,7 +233,7 @@ var File_inference_v1_errors_proto protoreflect.FileDescriptor
 
 const file_inference_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19inference/v1/errors.proto\x12\finference.v1*\x98\n" +
+	"\x19inference/v1/errors.proto\x12\finference.v1*\xf9\n" +
 	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
@@ -261,7 +273,10 @@ const file_inference_v1_errors_proto_rawDesc = "" +
 	"#ERROR_REASON_MODEL_EXECUTION_FAILED\x10!\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\"\x12%\n" +
 	"!ERROR_REASON_METHOD_UNIMPLEMENTED\x10#\x12\"\n" +
-	"\x1eERROR_REASON_SERVICE_NOT_FOUND\x10$BFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3"
+	"\x1eERROR_REASON_SERVICE_NOT_FOUND\x10$\x12\x1f\n" +
+	"\x1bERROR_REASON_VERSION_EXISTS\x10%\x12\x1e\n" +
+	"\x1aERROR_REASON_LABEL_INVALID\x10&\x12\x1e\n" +
+	"\x1aERROR_REASON_STAGING_UNSET\x10'BFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3"
 
 var (
 	file_inference_v1_errors_proto_rawDescOnce sync.Once

@@ -59,9 +59,28 @@ type ServerConfig struct {
 	IntraOpThreads *int32 `protobuf:"varint,14,opt,name=intra_op_threads,json=intraOpThreads,proto3,oneof" json:"intra_op_threads,omitempty"`
 	// Path of libonnxruntime. The Go server loads it; default: libonnxruntime.so.1.31.1 beside the binary. The Python server always
 	// runs the library of its own onnxruntime package, so it checks that this file is the very same and else refuses it.
-	Onnxruntime   string `protobuf:"bytes,15,opt,name=onnxruntime,proto3" json:"onnxruntime,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Onnxruntime string `protobuf:"bytes,15,opt,name=onnxruntime,proto3" json:"onnxruntime,omitempty"`
+	// Address of the admin gRPC listener, HOST:PORT, loopback only, always plaintext: ModelAdminService, health and reflection. Port 0 picks a free
+	// one; the ready line then has it as "admin". Default "off": no admin listener.
+	AdminListen *string `protobuf:"bytes,16,opt,name=admin_listen,json=adminListen,proto3,oneof" json:"admin_listen,omitempty"`
+	// Directory from which ModelAdminService.LoadModel takes packages: <staging>/<model_id>/<version>. Without it LoadModel is
+	// FAILED_PRECONDITION.
+	Staging string `protobuf:"bytes,17,opt,name=staging,proto3" json:"staging,omitempty"`
+	// How often the repository is looked at for new, changed and removed versions and labels, in milliseconds, at least 0. 0 is
+	// never: the repository is read once. Default 1000.
+	RepositoryPollMs *int32 `protobuf:"varint,18,opt,name=repository_poll_ms,json=repositoryPollMs,proto3,oneof" json:"repository_poll_ms,omitempty"`
+	// Admit graphs that divide integers by what an input can make 0 or -1. ONNX Runtime then may trap and the process
+	// die: for models that you trust.
+	AllowIntegerDivision bool `protobuf:"varint,19,opt,name=allow_integer_division,json=allowIntegerDivision,proto3" json:"allow_integer_division,omitempty"`
+	// Directory where verdicts of trial loads are kept. Default: "concord" in the user's cache directory ($XDG_CACHE_HOME, else
+	// ~/.cache). "off" keeps none.
+	AdmissionCache *string `protobuf:"bytes,20,opt,name=admission_cache,json=admissionCache,proto3,oneof" json:"admission_cache,omitempty"`
+	// Longest trial load of one version, in milliseconds, at least 1. Default 60000.
+	AdmissionTimeoutMs *int32 `protobuf:"varint,21,opt,name=admission_timeout_ms,json=admissionTimeoutMs,proto3,oneof" json:"admission_timeout_ms,omitempty"`
+	// Largest address space of a trial load, in bytes, at least 256 MiB (268435456). Default 17179869184 (16 GiB).
+	AdmissionMemoryBytes *int64 `protobuf:"varint,22,opt,name=admission_memory_bytes,json=admissionMemoryBytes,proto3,oneof" json:"admission_memory_bytes,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *ServerConfig) Reset() {
@@ -199,11 +218,60 @@ func (x *ServerConfig) GetOnnxruntime() string {
 	return ""
 }
 
+func (x *ServerConfig) GetAdminListen() string {
+	if x != nil && x.AdminListen != nil {
+		return *x.AdminListen
+	}
+	return ""
+}
+
+func (x *ServerConfig) GetStaging() string {
+	if x != nil {
+		return x.Staging
+	}
+	return ""
+}
+
+func (x *ServerConfig) GetRepositoryPollMs() int32 {
+	if x != nil && x.RepositoryPollMs != nil {
+		return *x.RepositoryPollMs
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetAllowIntegerDivision() bool {
+	if x != nil {
+		return x.AllowIntegerDivision
+	}
+	return false
+}
+
+func (x *ServerConfig) GetAdmissionCache() string {
+	if x != nil && x.AdmissionCache != nil {
+		return *x.AdmissionCache
+	}
+	return ""
+}
+
+func (x *ServerConfig) GetAdmissionTimeoutMs() int32 {
+	if x != nil && x.AdmissionTimeoutMs != nil {
+		return *x.AdmissionTimeoutMs
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetAdmissionMemoryBytes() int64 {
+	if x != nil && x.AdmissionMemoryBytes != nil {
+		return *x.AdmissionMemoryBytes
+	}
+	return 0
+}
+
 var File_serverconfig_v1_server_config_proto protoreflect.FileDescriptor
 
 const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\n" +
-	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\xa0\x05\n" +
+	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\xdb\b\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06models\x18\x01 \x01(\tR\x06models\x12\x1b\n" +
 	"\x06listen\x18\x02 \x01(\tH\x00R\x06listen\x88\x01\x01\x12\x17\n" +
@@ -222,14 +290,27 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x0edrain_delay_ms\x18\f \x01(\x05R\fdrainDelayMs\x12)\n" +
 	"\x0edrain_grace_ms\x18\r \x01(\x05H\x05R\fdrainGraceMs\x88\x01\x01\x12-\n" +
 	"\x10intra_op_threads\x18\x0e \x01(\x05H\x06R\x0eintraOpThreads\x88\x01\x01\x12 \n" +
-	"\vonnxruntime\x18\x0f \x01(\tR\vonnxruntimeB\t\n" +
+	"\vonnxruntime\x18\x0f \x01(\tR\vonnxruntime\x12&\n" +
+	"\fadmin_listen\x18\x10 \x01(\tH\aR\vadminListen\x88\x01\x01\x12\x18\n" +
+	"\astaging\x18\x11 \x01(\tR\astaging\x121\n" +
+	"\x12repository_poll_ms\x18\x12 \x01(\x05H\bR\x10repositoryPollMs\x88\x01\x01\x124\n" +
+	"\x16allow_integer_division\x18\x13 \x01(\bR\x14allowIntegerDivision\x12,\n" +
+	"\x0fadmission_cache\x18\x14 \x01(\tH\tR\x0eadmissionCache\x88\x01\x01\x125\n" +
+	"\x14admission_timeout_ms\x18\x15 \x01(\x05H\n" +
+	"R\x12admissionTimeoutMs\x88\x01\x01\x129\n" +
+	"\x16admission_memory_bytes\x18\x16 \x01(\x03H\vR\x14admissionMemoryBytes\x88\x01\x01B\t\n" +
 	"\a_listenB\a\n" +
 	"\x05_httpB\r\n" +
 	"\v_reflectionB\x14\n" +
 	"\x12_max_message_bytesB\x15\n" +
 	"\x13_max_batch_requestsB\x11\n" +
 	"\x0f_drain_grace_msB\x13\n" +
-	"\x11_intra_op_threadsBLZJgithub.com/concord-inference/concord/go/gen/serverconfig/v1;serverconfigv1b\x06proto3"
+	"\x11_intra_op_threadsB\x0f\n" +
+	"\r_admin_listenB\x15\n" +
+	"\x13_repository_poll_msB\x12\n" +
+	"\x10_admission_cacheB\x17\n" +
+	"\x15_admission_timeout_msB\x19\n" +
+	"\x17_admission_memory_bytesBLZJgithub.com/concord-inference/concord/go/gen/serverconfig/v1;serverconfigv1b\x06proto3"
 
 var (
 	file_serverconfig_v1_server_config_proto_rawDescOnce sync.Once
