@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from concord_server.config.merge import ConfigError, merge, quoted
 __all__ = ["Address", "Config", "parse"]
 
 _MAX_INT32 = (1 << 31) - 1
+_MAX_INT64 = (1 << 63) - 1
 _MIN_MESSAGE_BYTES = 1 << 10
+_MIN_ADMISSION_BYTES = 256 << 20
 
 
 class Address(NamedTuple):
@@ -61,6 +64,16 @@ class Config:
     drain_grace_seconds: float
     intra_op_threads: int
     onnxruntime: Path | None
+    admin_listen: Address | None
+    """None: no admin listener."""
+    staging: Path | None
+    repository_poll_seconds: float
+    """0: the repository is read once."""
+    allow_integer_division: bool
+    admission_cache: Path | None
+    """None: verdicts are not kept. It need not exist."""
+    admission_timeout_seconds: float
+    admission_memory_bytes: int
 
 
 def parse(arguments: Sequence[str]) -> Config | str:
@@ -92,6 +105,16 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
     batch_requests = message.max_batch_requests if has("max_batch_requests") else 10000
     grace = message.drain_grace_ms if has("drain_grace_ms") else 30000
     threads = message.intra_op_threads if has("intra_op_threads") else 1
+    admin = None
+    if has("admin_listen") and message.admin_listen != "off":
+        admin = _address("admin_listen", message.admin_listen)
+        if not admin.loopback:
+            raise ConfigError(f"admin_listen: expected a loopback address, got {quoted(message.admin_listen)}")
+    if message.staging and not Path(message.staging).is_dir():
+        raise ConfigError(f"staging: expected a directory, got {quoted(message.staging)}, which is none")
+    poll = message.repository_poll_ms if has("repository_poll_ms") else 1000
+    timeout = message.admission_timeout_ms if has("admission_timeout_ms") else 60_000
+    memory = message.admission_memory_bytes if has("admission_memory_bytes") else 16 << 30
     return Config(
         models=models,
         listen=listen,
@@ -105,13 +128,33 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
         drain_grace_seconds=_within("drain_grace_ms", grace, 0) / 1000,
         intra_op_threads=_within("intra_op_threads", threads, 1),
         onnxruntime=Path(message.onnxruntime) if message.onnxruntime else None,
+        admin_listen=admin,
+        staging=Path(message.staging) if message.staging else None,
+        repository_poll_seconds=_within("repository_poll_ms", poll, 0) / 1000,
+        allow_integer_division=message.allow_integer_division,
+        admission_cache=_cache(message.admission_cache if has("admission_cache") else None),
+        admission_timeout_seconds=_within("admission_timeout_ms", timeout, 1) / 1000,
+        admission_memory_bytes=_within("admission_memory_bytes", memory, _MIN_ADMISSION_BYTES, _MAX_INT64),
     )
 
 
-def _within(field: str, value: int, low: int) -> int:
-    if not low <= value <= _MAX_INT32:
-        raise ConfigError(f"{field}: expected {low} to {_MAX_INT32}, got {value}")
+def _within(field: str, value: int, low: int, high: int = _MAX_INT32) -> int:
+    if not low <= value <= high:
+        raise ConfigError(f"{field}: expected {low} to {high}, got {value}")
     return value
+
+
+def _cache(given: str | None) -> Path | None:
+    """Where verdicts are kept. A user without a cache directory keeps none unless one is named."""
+    if given is not None:
+        if not given:
+            raise ConfigError('admission_cache: expected a directory or "off", got nothing')
+        return None if given == "off" else Path(given)
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():
+        return Path(base) / "concord"
+    home = os.environ.get("HOME", "")
+    return Path(home) / ".cache" / "concord" if Path(home).is_absolute() else None
 
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[^\[\] /\t\r\n]*)\]|(?P<host>[^\[\]: /\t\r\n]*)):(?P<port>0|[1-9][0-9]{0,4})")

@@ -37,6 +37,13 @@ _USAGE = {
     "drain_grace_ms": ("N", "at SIGTERM: time for work in flight after GOAWAY (default 30000)"),
     "intra_op_threads": ("N", "threads within one operator (default 1)"),
     "onnxruntime": ("FILE", "libonnxruntime; must be the one of the onnxruntime package, which this server runs"),
+    "admin_listen": ("HOST:PORT|off", "the gRPC listener of ModelAdminService, loopback only (default off)"),
+    "staging": ("DIR", "where LoadModel takes packages from: DIR/<model id>/<version>"),
+    "repository_poll_ms": ("N", "how often the repository is looked at; 0 is once, at start (default 1000)"),
+    "allow_integer_division": ("", "admit graphs that divide integers by what an input can make 0 or -1"),
+    "admission_cache": ("DIR|off", "where verdicts of trial loads are kept (default: concord in the user's cache)"),
+    "admission_timeout_ms": ("N", "longest trial load of one version (default 60000)"),
+    "admission_memory_bytes": ("N", "largest address space of a trial load, 268435456 or more (default 17179869184)"),
 }
 
 _FIELDS: Mapping[str, Any] = {name: ServerConfig.DESCRIPTOR.fields_by_name[name] for name in _USAGE}
