@@ -35,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"concord_server: {error}", file=sys.stderr)
         return EXIT_CONFIG
     telemetry.start()
+    # The event loop answers health while threads are busy with Python: it must not wait 5 ms for each of its turns.
+    sys.setswitchinterval(0.001)
     import uvloop
 
     try:

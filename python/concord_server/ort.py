@@ -136,8 +136,11 @@ class OrtSession:
         if not self.outputs:
             raise SessionError("the graph has no output")
         self._names = [spec.name for spec in self.inputs]
-        # numpy has no bfloat16: such tensors pass as OrtValues, which take and give their bits.
-        self._by_value = any(spec.dtype is DType.BFLOAT16 for spec in (*self.inputs, *self.outputs))
+        strings = [spec for spec in self.inputs if spec.dtype is DType.STRING]
+        bfloats = [spec for spec in self.outputs if spec.dtype is DType.BFLOAT16]
+        if strings and bfloats:
+            pair = f"input {quote(strings[0].name)} is string and output {quote(bfloats[0].name)} bfloat16"
+            raise SessionError(f"{pair}: ONNX Runtime's Python interface does not carry both")
 
     def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
         """See model.Session."""
@@ -146,13 +149,9 @@ class OrtSession:
         options = onnxruntime.RunOptions()
         call.begin(lambda: setattr(options, "terminate", True))
         try:
-            if self._by_value:
-                return self._run_by_value(inputs, wanted, options)
-            try:
-                return self._run(inputs, wanted, options)
-            except UnicodeDecodeError:
-                # Which output held it, only the run by value tells.
-                return self._run_by_value(inputs, wanted, options)
+            return self._run(inputs, wanted, options)
+        except UnicodeDecodeError as error:
+            raise SessionError(f"{self._not_text(inputs, wanted)}expected UTF-8, got other bytes") from error
         except SessionError:
             raise
         except Exception as error:
@@ -162,39 +161,40 @@ class OrtSession:
             call.end()
 
     def _run(self, inputs: Sequence[Tensor], wanted: Sequence[int], options: onnxruntime.RunOptions) -> list[Tensor]:
-        feed = {name: _numpy(tensor) for name, tensor in zip(self._names, inputs, strict=True)}
-        arrays = self._session.run([self.outputs[i].name for i in wanted], feed, options)
-        return [_tensor(self.outputs[i].dtype, array) for i, array in zip(wanted, arrays, strict=True)]
+        names = [self.outputs[i].name for i in wanted]
+        dtypes = [self.outputs[i].dtype for i in wanted]
+        given = zip(self._names, inputs, strict=True)
+        if DType.BFLOAT16 not in dtypes:
+            feed = {
+                name: _value(tensor) if tensor.dtype is DType.BFLOAT16 else _numpy(tensor) for name, tensor in given
+            }
+            arrays = self._session.run(names, feed, options)
+            return [_tensor(dtype, array) for dtype, array in zip(dtypes, arrays, strict=True)]
+        # numpy has no bfloat16: such outputs come as OrtValues, which give their bits.
+        values = self._session.run_with_ort_values(names, {name: _value(tensor) for name, tensor in given}, options)
+        return [
+            _bits(value) if dtype is DType.BFLOAT16 else _tensor(dtype, value.numpy())
+            for dtype, value in zip(dtypes, values, strict=True)
+        ]
 
-    def _run_by_value(
-        self, inputs: Sequence[Tensor], wanted: Sequence[int], options: onnxruntime.RunOptions
-    ) -> list[Tensor]:
-        binding = self._session.io_binding()
-        # The arrays are the tensors' memory: they must outlive the run.
-        arrays = [_numpy(tensor) for tensor in inputs]
-        for name, tensor, array in zip(self._names, inputs, arrays, strict=True):
-            if tensor.dtype is DType.STRING:
-                binding.bind_cpu_input(name, array)
-            else:
-                value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(np.array(array), int(tensor.dtype))
-                binding.bind_ortvalue_input(name, value)
+    def _not_text(self, inputs: Sequence[Tensor], wanted: Sequence[int]) -> str:
+        """Names the output that was no UTF-8: the interface does not tell, so each is asked for alone."""
         for i in wanted:
-            binding.bind_output(self.outputs[i].name)
-        self._session.run_with_iobinding(binding, options)
-        return [self._take(i, value) for i, value in zip(wanted, binding.get_outputs(), strict=True)]
-
-    def _take(self, index: int, value: onnxruntime.OrtValue) -> Tensor:
-        spec = self.outputs[index]
-        if spec.dtype is DType.BFLOAT16:
-            return _bits(value)
-        try:
-            return _tensor(spec.dtype, value.numpy())
-        except UnicodeDecodeError as error:
-            raise SessionError(f"output {quote(spec.name)}: expected UTF-8, got other bytes") from error
+            try:
+                self._run(inputs, [i], onnxruntime.RunOptions())
+            except UnicodeDecodeError:
+                return f"output {quote(self.outputs[i].name)}: "
+        return ""
 
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.array.view(np.float16) if tensor.dtype is DType.FLOAT16 else tensor.array
+
+
+def _value(tensor: Tensor) -> onnxruntime.OrtValue:
+    # An OrtValue keeps the array's memory, which may not be its own: hence the copy.
+    array = np.array(_numpy(tensor))
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
 
 
 def _tensor(dtype: DType, array: Any) -> Tensor:

@@ -14,7 +14,7 @@ from concord_proto.modelpackage.v1 import golden_pb2
 from google.protobuf.message import DecodeError
 
 from concord_server import batch
-from concord_server.fault import Violation, quote
+from concord_server.fault import Fault, Violation, quote
 from concord_server.feature import EncodeError
 from concord_server.model import Call, Model, decode_tensors, kind_text
 from concord_server.model.generation import shortest
@@ -27,7 +27,7 @@ _GOLDEN = "golden.binpb"
 
 
 def self_test(model: Model, data: bytes) -> None:
-    """Asks a model its golden cases. Raises RefusedError, or a Fault's text in one, at the first miss."""
+    """Asks a model its golden cases. Raises RefusedError at the first miss."""
     golden = golden_pb2.GoldenSet()
     try:
         golden.ParseFromString(data)
@@ -42,7 +42,7 @@ def self_test(model: Model, data: bytes) -> None:
     for i, case in enumerate(golden.cases):
         try:
             _ask(near, model, case)
-        except RefusedError as error:
+        except (RefusedError, Fault) as error:
             raise RefusedError(f"golden case {i}: {error}") from error
 
 

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from concord_proto.inference.v1 import tensor_pb2
+from concord_server.fault import Violation
+from concord_server.tensor import (
+    DType,
+    Spec,
+    Tensor,
+    bits_of_bfloat16,
+    bits_of_float16,
+    dtype_name,
+    elements,
+    float32_of,
+    from_wire,
+    join,
+    to_wire,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+ALL_HALVES = np.arange(1 << 16, dtype=np.uint16)
+
+
+def of_bits(*bits: int) -> np.ndarray[Any, Any]:
+    return np.array(bits, np.uint32).view(np.float32)
+
+
+def test_dtypes_are_those_of_the_contract() -> None:
+    numbers = set(tensor_pb2.DataType.values()) - {tensor_pb2.DATA_TYPE_UNSPECIFIED}
+    assert {int(dtype) for dtype in DType} == numbers
+    assert dtype_name(17) == "float8e4m3fn"
+    assert dtype_name(99) == "type 99"
+
+
+def test_every_float16_survives_the_way_to_float32_and_back() -> None:
+    wide = float32_of(Tensor(DType.FLOAT16, ALL_HALVES))
+    nan = np.isnan(wide)
+    assert (bits_of_float16(wide)[~nan] == ALL_HALVES[~nan]).all()
+    # A NaN comes back quiet with its payload.
+    assert (bits_of_float16(wide)[nan] == (ALL_HALVES[nan] | 0x200)).all()
+    with np.errstate(invalid="ignore"):
+        expected = ALL_HALVES.view(np.float16).astype(np.float32)
+    assert (wide.view(np.uint32)[~nan] == expected.view(np.uint32)[~nan]).all()
+    assert (
+        wide.view(np.uint32)[nan]
+        == (
+            0x7F800000
+            | (ALL_HALVES[nan] & 0x3FF).astype(np.uint32) << 13
+            | (ALL_HALVES[nan] & 0x8000).astype(np.uint32) << 16
+        )
+    ).all()
+
+
+def test_float16_rounds_as_ieee_says() -> None:
+    random = np.random.default_rng(1)
+    bits = np.concatenate(
+        [
+            random.integers(0, 1 << 32, 200_000, dtype=np.uint32),
+            # around every binary16 number and every tie between two
+            (
+                float32_of(Tensor(DType.FLOAT16, ALL_HALVES)).view(np.uint32)[:, None]
+                + np.array([0, 1, 0x0FFF, 0x1000, 0x1001], np.uint32)
+            ).reshape(-1),
+        ]
+    )
+    values = bits.view(np.float32)
+    values = values[~np.isnan(values)]
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16).view(np.uint16)
+    assert (bits_of_float16(values) == expected).all()
+
+
+@given(st.integers(0, (1 << 32) - 1))
+def test_bfloat16_rounds_as_integers_do(bits: int) -> None:
+    value = of_bits(bits)
+    got = int(bits_of_bfloat16(value)[0])
+    if bits & 0x7FFFFFFF > 0x7F800000:
+        assert got == bits >> 16 | 0x40
+    else:
+        assert got == (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+
+
+@pytest.mark.parametrize(
+    ("value", "half"),
+    [
+        (65504.0, 0x7BFF),
+        (65519.99, 0x7BFF),
+        (65520.0, 0x7C00),
+        (1e30, 0x7C00),
+        (-float("inf"), 0xFC00),
+        (2**-24, 1),
+        (2**-25, 0),
+        (1.5 * 2**-25, 1),
+        (-0.0, 0x8000),
+    ],
+)
+def test_float16_at_its_ends(value: float, half: int) -> None:
+    assert int(bits_of_float16(np.array([value], np.float32))[0]) == half
+
+
+def test_conversions_keep_shapes() -> None:
+    for shape in ((), (0,), (2, 0), (2, 3)):
+        array = np.zeros(shape, np.float32)
+        assert bits_of_float16(array).shape == bits_of_bfloat16(array).shape == shape
+        assert float32_of(Tensor(DType.FLOAT16, bits_of_float16(array))).shape == shape
+
+
+def test_wide_numbers_round_to_float32() -> None:
+    assert float32_of(Tensor(DType.DOUBLE, np.array([0.1, 1e300])))[0] == np.float32(0.1)
+    assert np.isinf(float32_of(Tensor(DType.DOUBLE, np.array([1e300]))))
+    assert float32_of(Tensor(DType.INT64, np.array([(1 << 24) + 1]))) == np.float32(1 << 24)
+    assert float32_of(Tensor(DType.UINT64, np.array([(1 << 64) - 1], np.uint64))) == np.float32(2.0**64)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [
+        ((), 1),
+        ((0,), 0),
+        ((3, 0, 2), 0),
+        ((2, 3), 6),
+        ((-1,), None),
+        ((1 << 32, 1 << 32), None),
+        ((1 << 62, 2), None),
+        ((1 << 62, 2, 0), None),
+    ],
+)
+def test_elements(shape: tuple[int, ...], count: int | None) -> None:
+    assert elements(shape) == count
+
+
+def wire(dtype: int, shape: list[int], data: bytes = b"", strings: list[bytes] | None = None) -> tensor_pb2.Tensor:
+    return tensor_pb2.Tensor(dtype=dtype, shape=shape, data=data, strings=strings or [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (wire(0, [1]), 'inputs["x"].dtype: expected a dtype that is served, got no dtype'),
+        (wire(17, [1], b"1"), 'inputs["x"].dtype: expected a dtype that is served, got float8e4m3fn'),
+        (wire(1, [-1]), 'inputs["x"].shape: expected no negative length, got [-1]'),
+        (
+            wire(1, [1 << 32, 1 << 32]),
+            'inputs["x"].shape: expected less than 2^63 elements, got [4294967296, 4294967296]',
+        ),
+        (wire(1, [0] * 65), 'inputs["x"].shape: expected at most 64 axes, got 65'),
+        (wire(1, [2], b"1234567"), 'inputs["x"].data: expected 2 elements of 4 bytes each, got 7 bytes'),
+        (wire(1, []), 'inputs["x"].data: expected 1 element of 4 bytes each, got 0 bytes'),
+        (wire(1, [1], b"1234", [b"a"]), 'inputs["x"].strings: expected nothing for float, got 1'),
+        (wire(9, [2], b"\0\2"), 'inputs["x"].data: expected bytes 0 and 1, got 2'),
+        (wire(8, [1], b"1", [b"a"]), 'inputs["x"].data: expected nothing for string, got 1 bytes'),
+        (wire(8, [2], b"", [b"a"]), 'inputs["x"].strings: expected 2 strings, got 1'),
+        (wire(8, [1], b"", [b"\xff"]), 'inputs["x"].strings: expected UTF-8, string 0 is not'),
+    ],
+)
+def test_malformed_tensors(message: tensor_pb2.Tensor, expected: str) -> None:
+    violation = from_wire('inputs["x"]', message)
+    assert isinstance(violation, Violation)
+    assert violation.message == expected
+    assert violation.message.startswith(violation.field)
+
+
+@given(
+    st.sampled_from([d for d in DType if d not in (DType.STRING, DType.BOOL)]),
+    st.lists(st.integers(0, 4), max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_numbers_come_back_bit_for_bit(dtype: DType, shape: list[int], random: Any) -> None:
+    count = int(np.prod(shape, dtype=np.int64))
+    message = wire(dtype, shape, random.randbytes(count * dtype.storage.itemsize))
+    tensor = from_wire("x", message)
+    assert isinstance(tensor, Tensor)
+    assert to_wire(tensor) == message
+
+
+@given(st.lists(st.text()))
+def test_strings_come_back(texts: list[str]) -> None:
+    message = wire(DType.STRING, [len(texts)], b"", [text.encode() for text in texts])
+    tensor = from_wire("x", message)
+    assert isinstance(tensor, Tensor)
+    assert to_wire(tensor) == message
+
+
+@given(st.binary())
+def test_whatever_the_wire_holds_is_a_tensor_or_a_violation(data: bytes) -> None:
+    try:
+        message = tensor_pb2.Tensor.FromString(data)
+    except Exception:  # protobuf's own business
+        return
+    assert isinstance(from_wire("x", message), Tensor | Violation)
+
+
+def test_join_puts_rows_below_each_other() -> None:
+    rows = [[Tensor(DType.FLOAT, np.array([[i, i + 0.5]], np.float32))] for i in range(3)]
+    (joined,) = join(rows)
+    assert joined.array.tolist() == [[0, 0.5], [1, 1.5], [2, 2.5]]
+
+
+def test_a_spec_describes_itself() -> None:
+    assert Spec("x", DType.FLOAT, (-1, 30)).describe() == "float [-1, 30]"
+    assert Spec("x", DType.INT8, (), unranked=True).describe() == "int8 of unknown rank"
+
+
+def test_a_signalling_nan_keeps_its_bits_on_the_wire() -> None:
+    bits = struct.pack("<2I", 0x7F800001, 0xFFC12345)
+    tensor = from_wire("x", wire(1, [2], bits))
+    assert isinstance(tensor, Tensor)
+    assert to_wire(tensor).data == bits
