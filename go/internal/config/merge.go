@@ -21,7 +21,8 @@ import (
 
 const maxFileBytes = 1 << 20
 
-// usage is the help of each field: what its value is, and what it does.
+// usage is the help of each field that works here: what its value is, and what it does. A field of the contract that is not in it does
+// not work yet, so it is no flag and unknown in a file.
 var usage = map[protoreflect.Name][2]string{
 	"models":             {"DIR", "the model repository; required"},
 	"listen":             {"HOST:PORT", "the gRPC listener; port 0 picks a free one (default " + defaultListen + ")"},
@@ -40,8 +41,16 @@ var usage = map[protoreflect.Name][2]string{
 	"onnxruntime":        {"FILE", "libonnxruntime (default: beside this binary)"},
 }
 
-func fields() protoreflect.FieldDescriptors {
-	return (&serverconfigv1.ServerConfig{}).ProtoReflect().Descriptor().Fields()
+// fields are the fields that work here, in the contract's order.
+func fields() []protoreflect.FieldDescriptor {
+	all := (&serverconfigv1.ServerConfig{}).ProtoReflect().Descriptor().Fields()
+	var list []protoreflect.FieldDescriptor
+	for i := range all.Len() {
+		if _, ok := usage[all.Get(i).Name()]; ok {
+			list = append(list, all.Get(i))
+		}
+	}
+	return list
 }
 
 func flagName(field protoreflect.FieldDescriptor) string {
@@ -70,9 +79,7 @@ func newFlags() flags {
 	f := flags{set: pflag.NewFlagSet("inference-server", pflag.ContinueOnError), values: map[protoreflect.Name]*text{}}
 	f.set.SortFlags = false
 	f.set.SetOutput(io.Discard)
-	list := fields()
-	for i := range list.Len() {
-		field := list.Get(i)
+	for _, field := range fields() {
 		help := usage[field.Name()]
 		value := &text{kind: help[0]}
 		f.values[field.Name()] = value
@@ -113,9 +120,7 @@ func merge(args []string) (*serverconfigv1.ServerConfig, error) {
 			return nil, fmt.Errorf("config %q: %w", f.config.value, err)
 		}
 	}
-	list := fields()
-	for i := range list.Len() {
-		field := list.Get(i)
+	for _, field := range fields() {
 		given := f.values[field.Name()]
 		if !given.given {
 			continue
@@ -147,9 +152,7 @@ func readFile(name string, message protoreflect.Message) error {
 	if err := json.Unmarshal(data, &object); err != nil {
 		return errors.New("expected fields and their values")
 	}
-	list := fields()
-	for i := range list.Len() {
-		field := list.Get(i)
+	for _, field := range fields() {
 		raw, given := object[string(field.Name())]
 		delete(object, string(field.Name()))
 		if camel, twice := object[field.JSONName()]; twice && field.JSONName() != string(field.Name()) {

@@ -50,6 +50,9 @@ const (
 	Internal             Reason = "INTERNAL"
 	MethodUnimplemented  Reason = "METHOD_UNIMPLEMENTED"
 	ServiceNotFound      Reason = "SERVICE_NOT_FOUND"
+	VersionExists        Reason = "VERSION_EXISTS"
+	LabelInvalid         Reason = "LABEL_INVALID"
+	StagingUnset         Reason = "STAGING_UNSET"
 )
 
 // MaxViolations is the most violations that one fault reports.

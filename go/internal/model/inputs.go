@@ -20,16 +20,15 @@ func DecodeTensors(m *Model, messages map[string]*inferencev1.Tensor) ([]tensor.
 	var found []fault.Violation
 	for i := range specs {
 		known[specs[i].Name] = true
-		field := "inputs[" + fault.Quote(specs[i].Name) + "]"
+		quoted := fault.Quote(specs[i].Name)
+		what, field := "input "+quoted, "inputs["+quoted+"]"
 		message, ok := messages[specs[i].Name]
 		if !ok {
-			found = append(found, violation(fault.TensorMissing, field, "expected %s, got nothing", specs[i].Describe()))
+			text := fmt.Sprintf("%s: expected %s tensor, got nothing", what, withArticle(specs[i].DType))
+			found = append(found, fault.Violation{Reason: fault.TensorMissing, Field: field, Message: text})
 			continue
 		}
-		t, bad := tensor.FromWire(field, message)
-		if bad == nil {
-			bad = fits(field, &t, &specs[i])
-		}
+		t, bad := tensor.FromWire(what, field, message, &specs[i])
 		if bad != nil {
 			found = append(found, *bad)
 		}
@@ -47,28 +46,19 @@ func DecodeTensors(m *Model, messages map[string]*inferencev1.Tensor) ([]tensor.
 	}
 	sort.Strings(unknown)
 	for _, name := range unknown[:min(len(unknown), fault.MaxViolations)] {
-		found = append(found, violation(fault.TensorUnknown, "inputs["+fault.Quote(name)+"]", "the model has no such input"))
+		quoted := fault.Quote(name)
+		found = append(found, fault.Violation{
+			Reason: fault.TensorUnknown, Field: "inputs[" + quoted + "]", Message: "input " + quoted + ": the model has no such input",
+		})
 	}
 	return nil, fault.FromViolations(found, total)
 }
 
-// fits holds a tensor against an input of the graph.
-func fits(field string, t *tensor.Tensor, spec *tensor.Spec) *fault.Violation {
-	if t.DType != spec.DType {
-		v := violation(fault.TensorDTypeMismatch, field+".dtype", "expected %s, got %s", spec.DType, t.DType)
-		return &v
+func withArticle(dtype tensor.DType) string {
+	switch dtype {
+	case tensor.Int8, tensor.Int16, tensor.Int32, tensor.Int64:
+		return "an " + dtype.String()
+	default:
+		return "a " + dtype.String()
 	}
-	same := spec.Unranked || len(t.Shape) == len(spec.Shape)
-	for axis := 0; same && !spec.Unranked && axis < len(spec.Shape); axis++ {
-		same = spec.Shape[axis] == -1 || spec.Shape[axis] == t.Shape[axis]
-	}
-	if same {
-		return nil
-	}
-	v := violation(fault.TensorShapeMismatch, field+".shape", "expected %s, got %s", tensor.ShapeText(spec.Shape), tensor.ShapeText(t.Shape))
-	return &v
-}
-
-func violation(reason fault.Reason, field, format string, args ...any) fault.Violation {
-	return fault.Violation{Reason: reason, Field: field, Message: field + ": " + fmt.Sprintf(format, args...)}
 }

@@ -119,12 +119,12 @@ func TestDecodeTensors(t *testing.T) {
 		reason   fault.Reason
 		message  string
 	}{
-		"missing": {map[string]*inferencev1.Tensor{"any": truth}, fault.TensorMissing, `inputs["x"]: expected float [-1, 2], got nothing`},
-		"unknown": {map[string]*inferencev1.Tensor{"any": truth, "x": x, "y": x}, fault.TensorUnknown, `inputs["y"]: the model has no such input`},
-		"dtype":   {map[string]*inferencev1.Tensor{"any": x, "x": x}, fault.TensorDTypeMismatch, `inputs["any"].dtype: expected bool, got float`},
-		"rank":    {map[string]*inferencev1.Tensor{"any": truth, "x": {Dtype: 1, Shape: []int64{2}, Data: make([]byte, 8)}}, fault.TensorShapeMismatch, `inputs["x"].shape: expected [-1, 2], got [2]`},
-		"length":  {map[string]*inferencev1.Tensor{"any": truth, "x": {Dtype: 1, Shape: []int64{2, 1}, Data: make([]byte, 8)}}, fault.TensorShapeMismatch, `inputs["x"].shape: expected [-1, 2], got [2, 1]`},
-		"all":     {map[string]*inferencev1.Tensor{"b": x, "a": x}, fault.TensorMissing, `inputs["x"]: expected float [-1, 2], got nothing (and 3 more)`},
+		"missing": {map[string]*inferencev1.Tensor{"any": truth}, fault.TensorMissing, `input "x": expected a float tensor, got nothing`},
+		"unknown": {map[string]*inferencev1.Tensor{"any": truth, "x": x, "y": x}, fault.TensorUnknown, `input "y": the model has no such input`},
+		"dtype":   {map[string]*inferencev1.Tensor{"any": x, "x": x}, fault.TensorDTypeMismatch, `input "any": expected dtype BOOL, got FLOAT`},
+		"rank":    {map[string]*inferencev1.Tensor{"any": truth, "x": {Dtype: 1, Shape: []int64{2}, Data: make([]byte, 8)}}, fault.TensorShapeMismatch, `input "x": expected shape [?, 2], got [2]`},
+		"length":  {map[string]*inferencev1.Tensor{"any": truth, "x": {Dtype: 1, Shape: []int64{2, 1}, Data: make([]byte, 8)}}, fault.TensorShapeMismatch, `input "x": expected shape [?, 2], got [2, 1]`},
+		"all":     {map[string]*inferencev1.Tensor{"b": x, "a": x}, fault.TensorMissing, `input "x": expected a float tensor, got nothing (and 3 more)`},
 	} {
 		if _, f := model.DecodeTensors(m, c.messages); f == nil || f.Reason != c.reason || f.Message != c.message {
 			t.Errorf("%s: got %+v", name, f)

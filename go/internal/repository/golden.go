@@ -113,7 +113,8 @@ func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *i
 		if at < 0 {
 			return fmt.Errorf("output %s: the graph has no such output", fault.Quote(name))
 		}
-		expected, bad := tensor.FromWire("outputs["+fault.Quote(name)+"]", want.GetOutputs()[name])
+		what := "output " + fault.Quote(name)
+		expected, bad := tensor.FromWire(what, what, want.GetOutputs()[name], &specs[at])
 		if bad != nil {
 			return errors.New(bad.Message)
 		}

@@ -415,9 +415,10 @@ func TestTensorGolden(t *testing.T) {
 		"equal":       {one(0, 0, 0x80, 0x3f), ""},
 		"near":        {one(1, 0, 0x80, 0x3f), ""},
 		"far":         {one(0, 0, 0x40, 0x40), `golden case 0: output "x": element 0: expected 3, got 1`},
-		"other shape": {map[string]*inferencev1.Tensor{"x": {Dtype: 1, Data: make([]byte, 4)}}, `golden case 0: output "x": expected float [], got float [1]`},
+		"other shape": {map[string]*inferencev1.Tensor{"x": {Dtype: 1, Data: make([]byte, 4)}}, `golden case 0: output "x": expected shape [?], got []`},
+		"two":         {map[string]*inferencev1.Tensor{"x": {Dtype: 1, Shape: []int64{2}, Data: make([]byte, 8)}}, `golden case 0: output "x": expected float [2], got float [1]`},
 		"no output":   {map[string]*inferencev1.Tensor{"y": {Dtype: 1}}, `golden case 0: output "y": the graph has no such output`},
-		"malformed":   {map[string]*inferencev1.Tensor{"x": {}}, `golden case 0: outputs["x"].dtype: expected a dtype that is served, got no dtype`},
+		"malformed":   {map[string]*inferencev1.Tensor{"x": {}}, `golden case 0: output "x": expected dtype FLOAT, got no dtype`},
 	} {
 		data, err := proto.Marshal(&modelpackagev1.GoldenSet{AbsoluteTolerance: 1e-6, Cases: []*modelpackagev1.GoldenCase{{
 			Request: &modelpackagev1.GoldenCase_Tensors{Tensors: &inferencev1.PredictionRequest{Inputs: one(0, 0, 0x80, 0x3f)}},

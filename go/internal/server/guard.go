@@ -152,7 +152,7 @@ func (s *Server) checkSize(reply any) *fault.Fault {
 		return nil
 	}
 	if size := proto.Size(message); size > s.options.MaxMessageBytes {
-		return fault.New(fault.OutputTooLarge, "expected an answer of at most %d bytes, got %d", s.options.MaxMessageBytes, size)
+		return fault.New(fault.OutputTooLarge, "the answer of %d bytes is larger than the limit of %d bytes", size, s.options.MaxMessageBytes)
 	}
 	return nil
 }

@@ -62,6 +62,9 @@ var table = map[fault.Reason]row{
 	fault.ModelExecutionFailed: {code: codes.Internal},
 	fault.Internal:             {code: codes.Internal},
 	fault.MethodUnimplemented:  {code: codes.Unimplemented},
+	fault.VersionExists:        {code: codes.AlreadyExists},
+	fault.LabelInvalid:         {code: codes.InvalidArgument},
+	fault.StagingUnset:         {code: codes.FailedPrecondition},
 }
 
 func codeOf(f *fault.Fault) codes.Code {

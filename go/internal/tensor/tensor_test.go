@@ -130,33 +130,41 @@ func TestFromWire(t *testing.T) {
 	texts := func(shape []int64, n int) *inferencev1.Tensor {
 		return &inferencev1.Tensor{Dtype: inferencev1.DataType_DATA_TYPE_STRING, Shape: shape, Strings: make([][]byte, n)}
 	}
+	spec := Spec{Name: "x", DType: Float32, Shape: []int64{-1, 2}}
 	for name, c := range map[string]struct {
 		message *inferencev1.Tensor
+		spec    Spec
 		reason  fault.Reason // empty: good
 		field   string
+		want    string
 	}{
-		"scalar":           {float(nil, 4), "", ""},
-		"empty":            {float([]int64{0, 5}, 0), "", ""},
-		"strings":          {texts([]int64{2}, 2), "", ""},
-		"no dtype":         {&inferencev1.Tensor{}, fault.TensorDTypeMismatch, ".dtype"},
-		"nil":              {nil, fault.TensorDTypeMismatch, ".dtype"},
-		"float8":           {&inferencev1.Tensor{Dtype: 17}, fault.TensorDTypeMismatch, ".dtype"},
-		"negative":         {float([]int64{-1}, 0), fault.TensorShapeMismatch, ".shape"},
-		"overflow":         {float([]int64{1 << 32, 1 << 32}, 0), fault.TensorShapeMismatch, ".shape"},
-		"overflow of size": {float([]int64{1 << 62}, 0), fault.TensorDataInvalid, ".data"},
-		"many axes":        {float(make([]int64, 65), 0), fault.TensorShapeMismatch, ".shape"},
-		"short":            {float([]int64{2}, 7), fault.TensorDataInvalid, ".data"},
-		"long":             {float([]int64{2}, 9), fault.TensorDataInvalid, ".data"},
-		"strings too few":  {texts([]int64{2}, 1), fault.TensorDataInvalid, ".strings"},
-		"strings and data": {&inferencev1.Tensor{Dtype: inferencev1.DataType_DATA_TYPE_STRING, Shape: []int64{0}, Data: []byte{1}}, fault.TensorDataInvalid, ".data"},
-		"data and strings": {&inferencev1.Tensor{Dtype: inferencev1.DataType_DATA_TYPE_FLOAT, Shape: []int64{0}, Strings: [][]byte{nil}}, fault.TensorDataInvalid, ".strings"},
-		"bool 2":           {&inferencev1.Tensor{Dtype: inferencev1.DataType_DATA_TYPE_BOOL, Shape: []int64{2}, Data: []byte{1, 2}}, fault.TensorDataInvalid, ".data"},
+		"fits":             {float([]int64{3, 2}, 24), spec, "", "", ""},
+		"scalar":           {float(nil, 4), Spec{DType: Float32}, "", "", ""},
+		"empty":            {float([]int64{0, 2}, 0), spec, "", "", ""},
+		"any rank":         {float([]int64{1, 1, 1}, 4), Spec{DType: Float32, Unranked: true}, "", "", ""},
+		"strings":          {texts([]int64{2}, 2), Spec{DType: String, Shape: []int64{2}}, "", "", ""},
+		"no dtype":         {&inferencev1.Tensor{}, spec, fault.TensorDTypeMismatch, ".dtype", "expected dtype FLOAT, got no dtype"},
+		"nil":              {nil, spec, fault.TensorDTypeMismatch, ".dtype", "expected dtype FLOAT, got no dtype"},
+		"float8":           {&inferencev1.Tensor{Dtype: 17}, spec, fault.TensorDTypeMismatch, ".dtype", "expected dtype FLOAT, got 17"},
+		"negative":         {float([]int64{-1}, 0), spec, fault.TensorShapeMismatch, ".shape", "expected lengths of at least 0, got [-1]"},
+		"overflow":         {float([]int64{1 << 32, 1 << 32}, 0), spec, fault.TensorShapeMismatch, ".shape", "expected fewer elements, got [4294967296, 4294967296]"},
+		"overflow of size": {float([]int64{1 << 62}, 0), spec, fault.TensorShapeMismatch, ".shape", "expected fewer elements, got [4611686018427387904]"},
+		"many axes":        {float(make([]int64, 65), 0), spec, fault.TensorShapeMismatch, ".shape", "expected at most 64 axes, got 65"},
+		"short":            {float([]int64{3, 2}, 23), spec, fault.TensorDataInvalid, ".data", "expected 24 bytes of data, got 23"},
+		"long":             {float([]int64{3, 2}, 25), spec, fault.TensorDataInvalid, ".data", "expected 24 bytes of data, got 25"},
+		"strings too many": {texts([]int64{2}, 3), spec, fault.TensorDataInvalid, ".strings", "expected 2 strings, got 3"},
+		"strings and data": {&inferencev1.Tensor{Dtype: 8, Shape: []int64{0}, Data: make([]byte, 4)}, spec, fault.TensorDataInvalid, ".data", "expected no data with dtype STRING, got 4 bytes"},
+		"data and strings": {&inferencev1.Tensor{Dtype: 1, Shape: []int64{0}, Strings: [][]byte{nil}}, spec, fault.TensorDataInvalid, ".strings", "expected no strings with dtype FLOAT, got 1"},
+		"bool 2":           {&inferencev1.Tensor{Dtype: 9, Shape: []int64{2}, Data: []byte{1, 2}}, spec, fault.TensorDataInvalid, ".data", "expected bools of 0 or 1, got 2"},
+		"other dtype":      {&inferencev1.Tensor{Dtype: 7, Shape: []int64{1, 2}, Data: make([]byte, 16)}, spec, fault.TensorDTypeMismatch, ".dtype", "expected dtype FLOAT, got INT64"},
+		"other shape":      {float([]int64{2, 4}, 32), spec, fault.TensorShapeMismatch, ".shape", "expected shape [?, 2], got [2, 4]"},
+		"other rank":       {float([]int64{2}, 8), spec, fault.TensorShapeMismatch, ".shape", "expected shape [?, 2], got [2]"},
 	} {
-		_, v := FromWire(`inputs["x"]`, c.message)
+		_, v := FromWire(`input "x"`, `inputs["x"]`, c.message, &c.spec)
 		switch {
 		case v == nil && c.reason != "":
 			t.Errorf("%s: taken", name)
-		case v != nil && (v.Reason != c.reason || v.Field != `inputs["x"]`+c.field || !strings.HasPrefix(v.Message, v.Field+": expected ")):
+		case v != nil && (v.Reason != c.reason || v.Field != `inputs["x"]`+c.field || v.Message != `input "x": `+c.want):
 			t.Errorf("%s: got %+v", name, v)
 		}
 	}
@@ -175,7 +183,7 @@ func FuzzFromWire(f *testing.F) {
 		if proto.Unmarshal(data, message) != nil {
 			return
 		}
-		got, v := FromWire("x", message)
+		got, v := FromWire("x", "x", message, &Spec{DType: DType(message.GetDtype()), Unranked: true})
 		if v != nil {
 			return
 		}

@@ -4,7 +4,10 @@ package tensor
 
 import (
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
+	"strings"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/fault"
@@ -13,60 +16,79 @@ import (
 // maxRank bounds the axes of a tensor that a client sends; no model has more.
 const maxRank = 64
 
-// FromWire is the tensor that a message holds, or what is wrong with it. The field is the message's path in the request, for
-// example inputs["x"]. The tensor shares the message's memory.
-func FromWire(field string, message *inferencev1.Tensor) (Tensor, *fault.Violation) {
-	dtype := DType(message.GetDtype())
+// FromWire is the tensor that a message holds for an input of the graph, or the first thing wrong with it: with the tensor by itself
+// (dtype, then shape, then data, so that nothing is allocated before the lengths fit), then with the tensor as this input. What names the place in a
+// message, for example `input "x"`; field is the path in the request, for example `inputs["x"]`. The tensor shares the message's memory.
+func FromWire(what, field string, message *inferencev1.Tensor, spec *Spec) (Tensor, *fault.Violation) {
+	bad := func(reason fault.Reason, part, format string, args ...any) (Tensor, *fault.Violation) {
+		return Tensor{}, &fault.Violation{Reason: reason, Field: field + part, Message: what + ": " + fmt.Sprintf(format, args...)}
+	}
+	dtype, shape, size := DType(message.GetDtype()), message.GetShape(), int64(DType(message.GetDtype()).Size())
 	if !dtype.Served() {
 		got := "no dtype"
 		if dtype != 0 {
-			got = dtype.String()
+			got = strconv.Itoa(int(dtype))
 		}
-		return Tensor{}, violation(fault.TensorDTypeMismatch, field+".dtype", "expected a dtype that is served, got %s", got)
+		return bad(fault.TensorDTypeMismatch, ".dtype", "expected dtype %s, got %s", spec.DType.upper(), got)
 	}
-	shape := message.GetShape()
 	if len(shape) > maxRank {
-		return Tensor{}, violation(fault.TensorShapeMismatch, field+".shape", "expected at most %d axes, got %d", maxRank, len(shape))
+		return bad(fault.TensorShapeMismatch, ".shape", "expected at most %d axes, got %d", maxRank, len(shape))
 	}
-	for _, length := range shape {
-		if length < 0 {
-			return Tensor{}, violation(fault.TensorShapeMismatch, field+".shape", "expected no negative length, got %s", ShapeText(shape))
-		}
+	if slices.ContainsFunc(shape, func(length int64) bool { return length < 0 }) {
+		return bad(fault.TensorShapeMismatch, ".shape", "expected lengths of at least 0, got %s", ShapeText(shape))
 	}
 	elements, ok := Elements(shape)
-	if !ok {
-		return Tensor{}, violation(fault.TensorShapeMismatch, field+".shape", "expected less than 2^63 elements, got %s", ShapeText(shape))
+	if !ok || elements > math.MaxInt64/max(size, 1) {
+		return bad(fault.TensorShapeMismatch, ".shape", "expected fewer elements, got %s", ShapeText(shape))
 	}
-	if dtype == String {
-		if len(message.GetData()) > 0 {
-			return Tensor{}, violation(fault.TensorDataInvalid, field+".data", "expected nothing for string, got %d bytes", len(message.GetData()))
+	t := Tensor{DType: dtype, Shape: shape}
+	data, texts := message.GetData(), message.GetStrings()
+	switch {
+	case dtype == String && len(data) > 0:
+		return bad(fault.TensorDataInvalid, ".data", "expected no data with dtype STRING, got %d bytes", len(data))
+	case dtype == String && int64(len(texts)) != elements:
+		return bad(fault.TensorDataInvalid, ".strings", "expected %d strings, got %d", elements, len(texts))
+	case dtype == String:
+		t.Strings = make([]string, elements)
+		for i, text := range texts {
+			t.Strings[i] = string(text)
 		}
-		if int64(len(message.GetStrings())) != elements {
-			return Tensor{}, violation(fault.TensorDataInvalid, field+".strings", "expected %s, got %d", count(elements, "string"), len(message.GetStrings()))
-		}
-		texts := make([]string, elements)
-		for i, text := range message.GetStrings() {
-			texts[i] = string(text)
-		}
-		return Tensor{DType: dtype, Shape: shape, Strings: texts}, nil
-	}
-	if len(message.GetStrings()) > 0 {
-		return Tensor{}, violation(fault.TensorDataInvalid, field+".strings", "expected nothing for %s, got %d", dtype, len(message.GetStrings()))
-	}
-	size := int64(dtype.Size())
-	// Divided, not multiplied, so that no shape overflows.
-	if got := int64(len(message.GetData())); got%size != 0 || got/size != elements {
-		return Tensor{}, violation(fault.TensorDataInvalid, field+".data", "expected %s of %d bytes each, got %d bytes", count(elements, "element"), size, got)
+	case len(texts) > 0:
+		return bad(fault.TensorDataInvalid, ".strings", "expected no strings with dtype %s, got %d", dtype.upper(), len(texts))
+	case int64(len(data)) != elements*size:
+		return bad(fault.TensorDataInvalid, ".data", "expected %d bytes of data, got %d", elements*size, len(data))
+	default:
+		t.Data = data
 	}
 	if dtype == Bool {
-		for _, b := range message.GetData() {
+		for _, b := range data {
 			if b > 1 {
-				return Tensor{}, violation(fault.TensorDataInvalid, field+".data", "expected bytes 0 and 1, got %d", b)
+				return bad(fault.TensorDataInvalid, ".data", "expected bools of 0 or 1, got %d", b)
 			}
 		}
 	}
-	return Tensor{DType: dtype, Shape: shape, Data: message.GetData()}, nil
+	if dtype != spec.DType {
+		return bad(fault.TensorDTypeMismatch, ".dtype", "expected dtype %s, got %s", spec.DType.upper(), dtype.upper())
+	}
+	if !spec.takes(shape) {
+		return bad(fault.TensorShapeMismatch, ".shape", "expected shape %s, got %s", spec.openShape(), ShapeText(shape))
+	}
+	return t, nil
 }
+
+// takes tells whether a tensor's shape fits the spec.
+func (s *Spec) takes(shape []int64) bool {
+	if s.Unranked {
+		return true
+	}
+	return slices.EqualFunc(s.Shape, shape, func(want, got int64) bool { return want == -1 || want == got })
+}
+
+// openShape is the spec's shape in a message, with "?" for an open axis.
+func (s *Spec) openShape() string { return strings.ReplaceAll(ShapeText(s.Shape), "-1", "?") }
+
+// upper is the type's name in inference.v1.DataType.
+func (d DType) upper() string { return strings.ToUpper(d.String()) }
 
 // ToWire is the message that holds the tensor. It shares the tensor's memory.
 func ToWire(t *Tensor) *inferencev1.Tensor {
@@ -78,15 +100,4 @@ func ToWire(t *Tensor) *inferencev1.Tensor {
 		}
 	}
 	return message
-}
-
-func violation(reason fault.Reason, field, format string, args ...any) *fault.Violation {
-	return &fault.Violation{Reason: reason, Field: field, Message: field + ": " + fmt.Sprintf(format, args...)}
-}
-
-func count(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return strconv.FormatInt(n, 10) + " " + noun + "s"
 }
