@@ -356,7 +356,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("%s is not in the log", leftOut)
 		}
 	}
-	if strings.Contains(log.String(), ".3") || strings.Contains(log.String(), "README") {
+	if strings.Contains(log.String(), "m/.3") || strings.Contains(log.String(), "README") {
 		t.Errorf("log: %s", log)
 	}
 }
