@@ -215,6 +215,7 @@ class Client:
             exchange.request = request_message(call, index)
             data = exchange.request.SerializeToString(deterministic=True)
         data += hex_bytes(call.append_hex)
+        data += b"".join(hex_bytes(piece.hex) * max(piece.count, 1) for piece in call.append_pieces)
         if rpc == "health_watch":
             self._watch(channel, path, data, call, expect, exchange)
         elif streaming:
@@ -388,7 +389,8 @@ def _options(call: suite_pb2.Call) -> dict[str, Any]:
 
 def _metadata(call: suite_pb2.Call) -> Iterator[tuple[str, str | bytes]]:
     for entry in call.metadata:
-        yield entry.key, (entry.value.encode() if entry.key.endswith("-bin") else entry.value)
+        value = entry.value * max(entry.value_count, 1)
+        yield entry.key, (value.encode() if entry.key.endswith("-bin") else value)
 
 
 def _record_error(exchange: Exchange, error: grpc.RpcError) -> None:

@@ -203,6 +203,8 @@ def _check_step(step: suite_pb2.Step, where: str) -> None:
     try:
         hex_bytes(call.append_hex)
         hex_bytes(call.raw.hex)
+        for piece in call.append_pieces:
+            hex_bytes(piece.hex)
         for fill in call.fills:
             parse_path(fill.path)
     except FillError as error:

@@ -335,7 +335,9 @@ type Call struct {
 	// How many callers call at the same time; 0 is one.
 	Concurrency int32 `protobuf:"varint,28,opt,name=concurrency,proto3" json:"concurrency,omitempty"`
 	// How many connections the callers share; 0 is the runner's own connection.
-	Connections   int32 `protobuf:"varint,29,opt,name=connections,proto3" json:"connections,omitempty"`
+	Connections int32 `protobuf:"varint,29,opt,name=connections,proto3" json:"connections,omitempty"`
+	// Bytes added behind those of append_hex.
+	AppendPieces  []*RepeatedHex `protobuf:"bytes,30,rep,name=append_pieces,json=appendPieces,proto3" json:"append_pieces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -562,6 +564,13 @@ func (x *Call) GetConnections() int32 {
 		return x.Connections
 	}
 	return 0
+}
+
+func (x *Call) GetAppendPieces() []*RepeatedHex {
+	if x != nil {
+		return x.AppendPieces
+	}
+	return nil
 }
 
 type isCall_Rpc interface {
@@ -964,6 +973,61 @@ func (x *RepeatedText) GetCount() int64 {
 	return 0
 }
 
+// RepeatedHex is bytes many times.
+type RepeatedHex struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The bytes, in hexadecimal; blanks are left out.
+	Hex string `protobuf:"bytes,1,opt,name=hex,proto3" json:"hex,omitempty"`
+	// How often; 0 is once.
+	Count         int32 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepeatedHex) Reset() {
+	*x = RepeatedHex{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepeatedHex) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepeatedHex) ProtoMessage() {}
+
+func (x *RepeatedHex) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepeatedHex.ProtoReflect.Descriptor instead.
+func (*RepeatedHex) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RepeatedHex) GetHex() string {
+	if x != nil {
+		return x.Hex
+	}
+	return ""
+}
+
+func (x *RepeatedHex) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Line is start + index * step.
 type Line struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -977,7 +1041,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	mi := &file_conformance_v1_suite_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1053,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	mi := &file_conformance_v1_suite_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1066,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{6}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Line) GetStart() float64 {
@@ -1032,7 +1096,7 @@ type IntegerLine struct {
 
 func (x *IntegerLine) Reset() {
 	*x = IntegerLine{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[7]
+	mi := &file_conformance_v1_suite_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1108,7 @@ func (x *IntegerLine) String() string {
 func (*IntegerLine) ProtoMessage() {}
 
 func (x *IntegerLine) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[7]
+	mi := &file_conformance_v1_suite_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1121,7 @@ func (x *IntegerLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegerLine.ProtoReflect.Descriptor instead.
 func (*IntegerLine) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{7}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IntegerLine) GetStart() int64 {
@@ -1089,7 +1153,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[8]
+	mi := &file_conformance_v1_suite_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1165,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[8]
+	mi := &file_conformance_v1_suite_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1178,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{8}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Range) GetStart() float64 {
@@ -1153,7 +1217,7 @@ type IntegerRange struct {
 
 func (x *IntegerRange) Reset() {
 	*x = IntegerRange{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[9]
+	mi := &file_conformance_v1_suite_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1229,7 @@ func (x *IntegerRange) String() string {
 func (*IntegerRange) ProtoMessage() {}
 
 func (x *IntegerRange) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[9]
+	mi := &file_conformance_v1_suite_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1242,7 @@ func (x *IntegerRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegerRange.ProtoReflect.Descriptor instead.
 func (*IntegerRange) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{9}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IntegerRange) GetStart() int64 {
@@ -1213,7 +1277,7 @@ type HexList struct {
 
 func (x *HexList) Reset() {
 	*x = HexList{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[10]
+	mi := &file_conformance_v1_suite_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1289,7 @@ func (x *HexList) String() string {
 func (*HexList) ProtoMessage() {}
 
 func (x *HexList) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[10]
+	mi := &file_conformance_v1_suite_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1302,7 @@ func (x *HexList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HexList.ProtoReflect.Descriptor instead.
 func (*HexList) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{10}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HexList) GetValues() []string {
@@ -1264,7 +1328,7 @@ type ReflectionCall struct {
 
 func (x *ReflectionCall) Reset() {
 	*x = ReflectionCall{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[11]
+	mi := &file_conformance_v1_suite_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1340,7 @@ func (x *ReflectionCall) String() string {
 func (*ReflectionCall) ProtoMessage() {}
 
 func (x *ReflectionCall) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[11]
+	mi := &file_conformance_v1_suite_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1353,7 @@ func (x *ReflectionCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReflectionCall.ProtoReflect.Descriptor instead.
 func (*ReflectionCall) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{11}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReflectionCall) GetQuestion() isReflectionCall_Question {
@@ -1350,7 +1414,7 @@ type RawCall struct {
 
 func (x *RawCall) Reset() {
 	*x = RawCall{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[12]
+	mi := &file_conformance_v1_suite_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1426,7 @@ func (x *RawCall) String() string {
 func (*RawCall) ProtoMessage() {}
 
 func (x *RawCall) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[12]
+	mi := &file_conformance_v1_suite_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1439,7 @@ func (x *RawCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RawCall.ProtoReflect.Descriptor instead.
 func (*RawCall) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{12}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RawCall) GetMethod() string {
@@ -1405,14 +1469,16 @@ type Metadata struct {
 	// The key, in lower case.
 	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// The value, taken as the value's UTF-8 bytes where the key ends in "-bin".
-	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// How often the value is written, one behind the other; 0 is once.
+	ValueCount    int32 `protobuf:"varint,3,opt,name=value_count,json=valueCount,proto3" json:"value_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Metadata) Reset() {
 	*x = Metadata{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[13]
+	mi := &file_conformance_v1_suite_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1490,7 @@ func (x *Metadata) String() string {
 func (*Metadata) ProtoMessage() {}
 
 func (x *Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[13]
+	mi := &file_conformance_v1_suite_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1503,7 @@ func (x *Metadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
 func (*Metadata) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{13}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Metadata) GetKey() string {
@@ -1452,6 +1518,13 @@ func (x *Metadata) GetValue() string {
 		return x.Value
 	}
 	return ""
+}
+
+func (x *Metadata) GetValueCount() int32 {
+	if x != nil {
+		return x.ValueCount
+	}
+	return 0
 }
 
 // Expectation is what must come back. On top of it the runner holds every answer to rules that need no words in a case:
@@ -1511,7 +1584,7 @@ type Expectation struct {
 
 func (x *Expectation) Reset() {
 	*x = Expectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[14]
+	mi := &file_conformance_v1_suite_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1596,7 @@ func (x *Expectation) String() string {
 func (*Expectation) ProtoMessage() {}
 
 func (x *Expectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[14]
+	mi := &file_conformance_v1_suite_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1609,7 @@ func (x *Expectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
 func (*Expectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{14}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Expectation) GetCode() string {
@@ -1814,7 +1887,7 @@ type Violation struct {
 
 func (x *Violation) Reset() {
 	*x = Violation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[15]
+	mi := &file_conformance_v1_suite_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +1899,7 @@ func (x *Violation) String() string {
 func (*Violation) ProtoMessage() {}
 
 func (x *Violation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[15]
+	mi := &file_conformance_v1_suite_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +1912,7 @@ func (x *Violation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Violation.ProtoReflect.Descriptor instead.
 func (*Violation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{15}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Violation) GetField() string {
@@ -1869,7 +1942,7 @@ type BatchExpectation struct {
 
 func (x *BatchExpectation) Reset() {
 	*x = BatchExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[16]
+	mi := &file_conformance_v1_suite_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +1954,7 @@ func (x *BatchExpectation) String() string {
 func (*BatchExpectation) ProtoMessage() {}
 
 func (x *BatchExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[16]
+	mi := &file_conformance_v1_suite_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +1967,7 @@ func (x *BatchExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchExpectation.ProtoReflect.Descriptor instead.
 func (*BatchExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{16}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BatchExpectation) GetResults() []*Expectation {
@@ -1922,7 +1995,7 @@ type StreamExpectation struct {
 
 func (x *StreamExpectation) Reset() {
 	*x = StreamExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[17]
+	mi := &file_conformance_v1_suite_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2007,7 @@ func (x *StreamExpectation) String() string {
 func (*StreamExpectation) ProtoMessage() {}
 
 func (x *StreamExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[17]
+	mi := &file_conformance_v1_suite_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2020,7 @@ func (x *StreamExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamExpectation.ProtoReflect.Descriptor instead.
 func (*StreamExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{17}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StreamExpectation) GetMessages() []*v1.PredictToken {
@@ -1971,7 +2044,7 @@ type HealthExpectation struct {
 
 func (x *HealthExpectation) Reset() {
 	*x = HealthExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[18]
+	mi := &file_conformance_v1_suite_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2056,7 @@ func (x *HealthExpectation) String() string {
 func (*HealthExpectation) ProtoMessage() {}
 
 func (x *HealthExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[18]
+	mi := &file_conformance_v1_suite_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2069,7 @@ func (x *HealthExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthExpectation.ProtoReflect.Descriptor instead.
 func (*HealthExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{18}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HealthExpectation) GetStatuses() []string {
@@ -2031,7 +2104,7 @@ type ListExpectation struct {
 
 func (x *ListExpectation) Reset() {
 	*x = ListExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[19]
+	mi := &file_conformance_v1_suite_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2043,7 +2116,7 @@ func (x *ListExpectation) String() string {
 func (*ListExpectation) ProtoMessage() {}
 
 func (x *ListExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[19]
+	mi := &file_conformance_v1_suite_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2056,7 +2129,7 @@ func (x *ListExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExpectation.ProtoReflect.Descriptor instead.
 func (*ListExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{19}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListExpectation) GetIncludes() []string {
@@ -2100,7 +2173,7 @@ type ReflectionExpectation struct {
 
 func (x *ReflectionExpectation) Reset() {
 	*x = ReflectionExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[20]
+	mi := &file_conformance_v1_suite_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2185,7 @@ func (x *ReflectionExpectation) String() string {
 func (*ReflectionExpectation) ProtoMessage() {}
 
 func (x *ReflectionExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[20]
+	mi := &file_conformance_v1_suite_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2198,7 @@ func (x *ReflectionExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReflectionExpectation.ProtoReflect.Descriptor instead.
 func (*ReflectionExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{20}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReflectionExpectation) GetServices() []string {
@@ -2160,7 +2233,8 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x05steps\x18\x04 \x03(\v2\x14.conformance.v1.StepR\x05steps\"e\n" +
 	"\x04Step\x12(\n" +
 	"\x04call\x18\x01 \x01(\v2\x14.conformance.v1.CallR\x04call\x123\n" +
-	"\x06expect\x18\x02 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\"\xd5\t\n" +
+	"\x06expect\x18\x02 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\"\x97\n" +
+	"\n" +
 	"\x04Call\x128\n" +
 	"\apredict\x18\x01 \x01(\v2\x1c.inference.v1.PredictRequestH\x00R\apredict\x12H\n" +
 	"\rbatch_predict\x18\x02 \x01(\v2!.inference.v1.BatchPredictRequestH\x00R\fbatchPredict\x12E\n" +
@@ -2191,7 +2265,8 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x04gzip\x18\x1a \x01(\bR\x04gzip\x12\x16\n" +
 	"\x06repeat\x18\x1b \x01(\x05R\x06repeat\x12 \n" +
 	"\vconcurrency\x18\x1c \x01(\x05R\vconcurrency\x12 \n" +
-	"\vconnections\x18\x1d \x01(\x05R\vconnectionsB\x05\n" +
+	"\vconnections\x18\x1d \x01(\x05R\vconnections\x12@\n" +
+	"\rappend_pieces\x18\x1e \x03(\v2\x1b.conformance.v1.RepeatedHexR\fappendPiecesB\x05\n" +
 	"\x03rpc\"\xbe\x04\n" +
 	"\x04Fill\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x122\n" +
@@ -2212,7 +2287,10 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x05value\"8\n" +
 	"\fRepeatedText\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"0\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"5\n" +
+	"\vRepeatedHex\x12\x10\n" +
+	"\x03hex\x18\x01 \x01(\tR\x03hex\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x05R\x05count\"0\n" +
 	"\x04Line\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\x01R\x05start\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\x01R\x04step\"7\n" +
@@ -2237,10 +2315,12 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\aRawCall\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x10\n" +
 	"\x03hex\x18\x02 \x01(\tR\x03hex\x12)\n" +
-	"\x10server_streaming\x18\x03 \x01(\bR\x0fserverStreaming\"2\n" +
+	"\x10server_streaming\x18\x03 \x01(\bR\x0fserverStreaming\"S\n" +
 	"\bMetadata\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x88\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x1f\n" +
+	"\vvalue_count\x18\x03 \x01(\x05R\n" +
+	"valueCount\"\x88\n" +
 	"\n" +
 	"\vExpectation\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12.\n" +
@@ -2317,7 +2397,7 @@ func file_conformance_v1_suite_proto_rawDescGZIP() []byte {
 }
 
 var file_conformance_v1_suite_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_conformance_v1_suite_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_conformance_v1_suite_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_conformance_v1_suite_proto_goTypes = []any{
 	(Level)(0),                         // 0: conformance.v1.Level
 	(*Suite)(nil),                      // 1: conformance.v1.Suite
@@ -2326,35 +2406,36 @@ var file_conformance_v1_suite_proto_goTypes = []any{
 	(*Call)(nil),                       // 4: conformance.v1.Call
 	(*Fill)(nil),                       // 5: conformance.v1.Fill
 	(*RepeatedText)(nil),               // 6: conformance.v1.RepeatedText
-	(*Line)(nil),                       // 7: conformance.v1.Line
-	(*IntegerLine)(nil),                // 8: conformance.v1.IntegerLine
-	(*Range)(nil),                      // 9: conformance.v1.Range
-	(*IntegerRange)(nil),               // 10: conformance.v1.IntegerRange
-	(*HexList)(nil),                    // 11: conformance.v1.HexList
-	(*ReflectionCall)(nil),             // 12: conformance.v1.ReflectionCall
-	(*RawCall)(nil),                    // 13: conformance.v1.RawCall
-	(*Metadata)(nil),                   // 14: conformance.v1.Metadata
-	(*Expectation)(nil),                // 15: conformance.v1.Expectation
-	(*Violation)(nil),                  // 16: conformance.v1.Violation
-	(*BatchExpectation)(nil),           // 17: conformance.v1.BatchExpectation
-	(*StreamExpectation)(nil),          // 18: conformance.v1.StreamExpectation
-	(*HealthExpectation)(nil),          // 19: conformance.v1.HealthExpectation
-	(*ListExpectation)(nil),            // 20: conformance.v1.ListExpectation
-	(*ReflectionExpectation)(nil),      // 21: conformance.v1.ReflectionExpectation
-	nil,                                // 22: conformance.v1.Expectation.ErrorMetadataEntry
-	(*v1.PredictRequest)(nil),          // 23: inference.v1.PredictRequest
-	(*v1.BatchPredictRequest)(nil),     // 24: inference.v1.BatchPredictRequest
-	(*v1.PredictionRequest)(nil),       // 25: inference.v1.PredictionRequest
-	(*v1.BatchPredictionRequest)(nil),  // 26: inference.v1.BatchPredictionRequest
-	(*v1.HealthCheckRequest)(nil),      // 27: inference.v1.HealthCheckRequest
-	(*v1.ListModelsRequest)(nil),       // 28: inference.v1.ListModelsRequest
-	(*v1.GetModelRequest)(nil),         // 29: inference.v1.GetModelRequest
-	(*v11.RecommendationRequest)(nil),  // 30: recommender.v1.RecommendationRequest
-	(*v1.PredictResponse)(nil),         // 31: inference.v1.PredictResponse
-	(*v1.PredictionResponse)(nil),      // 32: inference.v1.PredictionResponse
-	(*v1.Model)(nil),                   // 33: inference.v1.Model
-	(*v11.RecommendationResponse)(nil), // 34: recommender.v1.RecommendationResponse
-	(*v1.PredictToken)(nil),            // 35: inference.v1.PredictToken
+	(*RepeatedHex)(nil),                // 7: conformance.v1.RepeatedHex
+	(*Line)(nil),                       // 8: conformance.v1.Line
+	(*IntegerLine)(nil),                // 9: conformance.v1.IntegerLine
+	(*Range)(nil),                      // 10: conformance.v1.Range
+	(*IntegerRange)(nil),               // 11: conformance.v1.IntegerRange
+	(*HexList)(nil),                    // 12: conformance.v1.HexList
+	(*ReflectionCall)(nil),             // 13: conformance.v1.ReflectionCall
+	(*RawCall)(nil),                    // 14: conformance.v1.RawCall
+	(*Metadata)(nil),                   // 15: conformance.v1.Metadata
+	(*Expectation)(nil),                // 16: conformance.v1.Expectation
+	(*Violation)(nil),                  // 17: conformance.v1.Violation
+	(*BatchExpectation)(nil),           // 18: conformance.v1.BatchExpectation
+	(*StreamExpectation)(nil),          // 19: conformance.v1.StreamExpectation
+	(*HealthExpectation)(nil),          // 20: conformance.v1.HealthExpectation
+	(*ListExpectation)(nil),            // 21: conformance.v1.ListExpectation
+	(*ReflectionExpectation)(nil),      // 22: conformance.v1.ReflectionExpectation
+	nil,                                // 23: conformance.v1.Expectation.ErrorMetadataEntry
+	(*v1.PredictRequest)(nil),          // 24: inference.v1.PredictRequest
+	(*v1.BatchPredictRequest)(nil),     // 25: inference.v1.BatchPredictRequest
+	(*v1.PredictionRequest)(nil),       // 26: inference.v1.PredictionRequest
+	(*v1.BatchPredictionRequest)(nil),  // 27: inference.v1.BatchPredictionRequest
+	(*v1.HealthCheckRequest)(nil),      // 28: inference.v1.HealthCheckRequest
+	(*v1.ListModelsRequest)(nil),       // 29: inference.v1.ListModelsRequest
+	(*v1.GetModelRequest)(nil),         // 30: inference.v1.GetModelRequest
+	(*v11.RecommendationRequest)(nil),  // 31: recommender.v1.RecommendationRequest
+	(*v1.PredictResponse)(nil),         // 32: inference.v1.PredictResponse
+	(*v1.PredictionResponse)(nil),      // 33: inference.v1.PredictionResponse
+	(*v1.Model)(nil),                   // 34: inference.v1.Model
+	(*v11.RecommendationResponse)(nil), // 35: recommender.v1.RecommendationResponse
+	(*v1.PredictToken)(nil),            // 36: inference.v1.PredictToken
 }
 var file_conformance_v1_suite_proto_depIdxs = []int32{
 	0,  // 0: conformance.v1.Suite.level:type_name -> conformance.v1.Level
@@ -2363,47 +2444,48 @@ var file_conformance_v1_suite_proto_depIdxs = []int32{
 	0,  // 3: conformance.v1.Case.level:type_name -> conformance.v1.Level
 	3,  // 4: conformance.v1.Case.steps:type_name -> conformance.v1.Step
 	4,  // 5: conformance.v1.Step.call:type_name -> conformance.v1.Call
-	15, // 6: conformance.v1.Step.expect:type_name -> conformance.v1.Expectation
-	23, // 7: conformance.v1.Call.predict:type_name -> inference.v1.PredictRequest
-	24, // 8: conformance.v1.Call.batch_predict:type_name -> inference.v1.BatchPredictRequest
-	23, // 9: conformance.v1.Call.stream_predict:type_name -> inference.v1.PredictRequest
-	25, // 10: conformance.v1.Call.tensor_predict:type_name -> inference.v1.PredictionRequest
-	26, // 11: conformance.v1.Call.tensor_batch_predict:type_name -> inference.v1.BatchPredictionRequest
-	27, // 12: conformance.v1.Call.check:type_name -> inference.v1.HealthCheckRequest
-	27, // 13: conformance.v1.Call.health_check:type_name -> inference.v1.HealthCheckRequest
-	27, // 14: conformance.v1.Call.health_watch:type_name -> inference.v1.HealthCheckRequest
-	28, // 15: conformance.v1.Call.list_models:type_name -> inference.v1.ListModelsRequest
-	29, // 16: conformance.v1.Call.get_model:type_name -> inference.v1.GetModelRequest
-	30, // 17: conformance.v1.Call.recommend:type_name -> recommender.v1.RecommendationRequest
-	12, // 18: conformance.v1.Call.reflection:type_name -> conformance.v1.ReflectionCall
-	13, // 19: conformance.v1.Call.raw:type_name -> conformance.v1.RawCall
+	16, // 6: conformance.v1.Step.expect:type_name -> conformance.v1.Expectation
+	24, // 7: conformance.v1.Call.predict:type_name -> inference.v1.PredictRequest
+	25, // 8: conformance.v1.Call.batch_predict:type_name -> inference.v1.BatchPredictRequest
+	24, // 9: conformance.v1.Call.stream_predict:type_name -> inference.v1.PredictRequest
+	26, // 10: conformance.v1.Call.tensor_predict:type_name -> inference.v1.PredictionRequest
+	27, // 11: conformance.v1.Call.tensor_batch_predict:type_name -> inference.v1.BatchPredictionRequest
+	28, // 12: conformance.v1.Call.check:type_name -> inference.v1.HealthCheckRequest
+	28, // 13: conformance.v1.Call.health_check:type_name -> inference.v1.HealthCheckRequest
+	28, // 14: conformance.v1.Call.health_watch:type_name -> inference.v1.HealthCheckRequest
+	29, // 15: conformance.v1.Call.list_models:type_name -> inference.v1.ListModelsRequest
+	30, // 16: conformance.v1.Call.get_model:type_name -> inference.v1.GetModelRequest
+	31, // 17: conformance.v1.Call.recommend:type_name -> recommender.v1.RecommendationRequest
+	13, // 18: conformance.v1.Call.reflection:type_name -> conformance.v1.ReflectionCall
+	14, // 19: conformance.v1.Call.raw:type_name -> conformance.v1.RawCall
 	5,  // 20: conformance.v1.Call.fills:type_name -> conformance.v1.Fill
-	14, // 21: conformance.v1.Call.metadata:type_name -> conformance.v1.Metadata
-	6,  // 22: conformance.v1.Fill.text:type_name -> conformance.v1.RepeatedText
-	7,  // 23: conformance.v1.Fill.indexed_float:type_name -> conformance.v1.Line
-	8,  // 24: conformance.v1.Fill.indexed_int64:type_name -> conformance.v1.IntegerLine
-	9,  // 25: conformance.v1.Fill.floats:type_name -> conformance.v1.Range
-	10, // 26: conformance.v1.Fill.int64s:type_name -> conformance.v1.IntegerRange
-	11, // 27: conformance.v1.Fill.float_array_bits:type_name -> conformance.v1.HexList
-	16, // 28: conformance.v1.Expectation.violations:type_name -> conformance.v1.Violation
-	22, // 29: conformance.v1.Expectation.error_metadata:type_name -> conformance.v1.Expectation.ErrorMetadataEntry
-	5,  // 30: conformance.v1.Expectation.fills:type_name -> conformance.v1.Fill
-	31, // 31: conformance.v1.Expectation.predict:type_name -> inference.v1.PredictResponse
-	17, // 32: conformance.v1.Expectation.batch:type_name -> conformance.v1.BatchExpectation
-	18, // 33: conformance.v1.Expectation.stream:type_name -> conformance.v1.StreamExpectation
-	32, // 34: conformance.v1.Expectation.tensor_predict:type_name -> inference.v1.PredictionResponse
-	19, // 35: conformance.v1.Expectation.health:type_name -> conformance.v1.HealthExpectation
-	33, // 36: conformance.v1.Expectation.model:type_name -> inference.v1.Model
-	20, // 37: conformance.v1.Expectation.models:type_name -> conformance.v1.ListExpectation
-	34, // 38: conformance.v1.Expectation.recommend:type_name -> recommender.v1.RecommendationResponse
-	21, // 39: conformance.v1.Expectation.reflection:type_name -> conformance.v1.ReflectionExpectation
-	15, // 40: conformance.v1.BatchExpectation.results:type_name -> conformance.v1.Expectation
-	35, // 41: conformance.v1.StreamExpectation.messages:type_name -> inference.v1.PredictToken
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	15, // 21: conformance.v1.Call.metadata:type_name -> conformance.v1.Metadata
+	7,  // 22: conformance.v1.Call.append_pieces:type_name -> conformance.v1.RepeatedHex
+	6,  // 23: conformance.v1.Fill.text:type_name -> conformance.v1.RepeatedText
+	8,  // 24: conformance.v1.Fill.indexed_float:type_name -> conformance.v1.Line
+	9,  // 25: conformance.v1.Fill.indexed_int64:type_name -> conformance.v1.IntegerLine
+	10, // 26: conformance.v1.Fill.floats:type_name -> conformance.v1.Range
+	11, // 27: conformance.v1.Fill.int64s:type_name -> conformance.v1.IntegerRange
+	12, // 28: conformance.v1.Fill.float_array_bits:type_name -> conformance.v1.HexList
+	17, // 29: conformance.v1.Expectation.violations:type_name -> conformance.v1.Violation
+	23, // 30: conformance.v1.Expectation.error_metadata:type_name -> conformance.v1.Expectation.ErrorMetadataEntry
+	5,  // 31: conformance.v1.Expectation.fills:type_name -> conformance.v1.Fill
+	32, // 32: conformance.v1.Expectation.predict:type_name -> inference.v1.PredictResponse
+	18, // 33: conformance.v1.Expectation.batch:type_name -> conformance.v1.BatchExpectation
+	19, // 34: conformance.v1.Expectation.stream:type_name -> conformance.v1.StreamExpectation
+	33, // 35: conformance.v1.Expectation.tensor_predict:type_name -> inference.v1.PredictionResponse
+	20, // 36: conformance.v1.Expectation.health:type_name -> conformance.v1.HealthExpectation
+	34, // 37: conformance.v1.Expectation.model:type_name -> inference.v1.Model
+	21, // 38: conformance.v1.Expectation.models:type_name -> conformance.v1.ListExpectation
+	35, // 39: conformance.v1.Expectation.recommend:type_name -> recommender.v1.RecommendationResponse
+	22, // 40: conformance.v1.Expectation.reflection:type_name -> conformance.v1.ReflectionExpectation
+	16, // 41: conformance.v1.BatchExpectation.results:type_name -> conformance.v1.Expectation
+	36, // 42: conformance.v1.StreamExpectation.messages:type_name -> inference.v1.PredictToken
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_conformance_v1_suite_proto_init() }
@@ -2439,11 +2521,11 @@ func file_conformance_v1_suite_proto_init() {
 		(*Fill_Hex)(nil),
 		(*Fill_PaddingToMessageBytes)(nil),
 	}
-	file_conformance_v1_suite_proto_msgTypes[11].OneofWrappers = []any{
+	file_conformance_v1_suite_proto_msgTypes[12].OneofWrappers = []any{
 		(*ReflectionCall_ListServices)(nil),
 		(*ReflectionCall_Symbol)(nil),
 	}
-	file_conformance_v1_suite_proto_msgTypes[14].OneofWrappers = []any{
+	file_conformance_v1_suite_proto_msgTypes[15].OneofWrappers = []any{
 		(*Expectation_Predict)(nil),
 		(*Expectation_Batch)(nil),
 		(*Expectation_Stream)(nil),
@@ -2460,7 +2542,7 @@ func file_conformance_v1_suite_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conformance_v1_suite_proto_rawDesc), len(file_conformance_v1_suite_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -58,7 +58,7 @@ class Step(_message.Message):
     def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., expect: _Optional[_Union[Expectation, _Mapping]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections")
+    __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections", "append_pieces")
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     BATCH_PREDICT_FIELD_NUMBER: _ClassVar[int]
     STREAM_PREDICT_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class Call(_message.Message):
     REPEAT_FIELD_NUMBER: _ClassVar[int]
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    APPEND_PIECES_FIELD_NUMBER: _ClassVar[int]
     predict: _inference_service_pb2.PredictRequest
     batch_predict: _inference_service_pb2.BatchPredictRequest
     stream_predict: _inference_service_pb2.PredictRequest
@@ -105,7 +106,8 @@ class Call(_message.Message):
     repeat: int
     concurrency: int
     connections: int
-    def __init__(self, predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., batch_predict: _Optional[_Union[_inference_service_pb2.BatchPredictRequest, _Mapping]] = ..., stream_predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionRequest, _Mapping]] = ..., tensor_batch_predict: _Optional[_Union[_model_inference_pb2.BatchPredictionRequest, _Mapping]] = ..., check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_watch: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., list_models: _Optional[_Union[_model_catalog_service_pb2.ListModelsRequest, _Mapping]] = ..., get_model: _Optional[_Union[_model_catalog_service_pb2.GetModelRequest, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationRequest, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionCall, _Mapping]] = ..., raw: _Optional[_Union[RawCall, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., append_hex: _Optional[str] = ..., batch_size: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadata, _Mapping]]] = ..., deadline_ms: _Optional[int] = ..., cancel_after_ms: _Optional[int] = ..., gzip: _Optional[bool] = ..., repeat: _Optional[int] = ..., concurrency: _Optional[int] = ..., connections: _Optional[int] = ...) -> None: ...
+    append_pieces: _containers.RepeatedCompositeFieldContainer[RepeatedHex]
+    def __init__(self, predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., batch_predict: _Optional[_Union[_inference_service_pb2.BatchPredictRequest, _Mapping]] = ..., stream_predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionRequest, _Mapping]] = ..., tensor_batch_predict: _Optional[_Union[_model_inference_pb2.BatchPredictionRequest, _Mapping]] = ..., check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_watch: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., list_models: _Optional[_Union[_model_catalog_service_pb2.ListModelsRequest, _Mapping]] = ..., get_model: _Optional[_Union[_model_catalog_service_pb2.GetModelRequest, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationRequest, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionCall, _Mapping]] = ..., raw: _Optional[_Union[RawCall, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., append_hex: _Optional[str] = ..., batch_size: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadata, _Mapping]]] = ..., deadline_ms: _Optional[int] = ..., cancel_after_ms: _Optional[int] = ..., gzip: _Optional[bool] = ..., repeat: _Optional[int] = ..., concurrency: _Optional[int] = ..., connections: _Optional[int] = ..., append_pieces: _Optional[_Iterable[_Union[RepeatedHex, _Mapping]]] = ...) -> None: ...
 
 class Fill(_message.Message):
     __slots__ = ("path", "text", "indexed_text", "indexed_float", "indexed_int64", "floats", "int64s", "float_bits", "double_bits", "float_array_bits", "hex", "padding_to_message_bytes")
@@ -142,6 +144,14 @@ class RepeatedText(_message.Message):
     text: str
     count: int
     def __init__(self, text: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class RepeatedHex(_message.Message):
+    __slots__ = ("hex", "count")
+    HEX_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    hex: str
+    count: int
+    def __init__(self, hex: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Line(_message.Message):
     __slots__ = ("start", "step")
@@ -204,12 +214,14 @@ class RawCall(_message.Message):
     def __init__(self, method: _Optional[str] = ..., hex: _Optional[str] = ..., server_streaming: _Optional[bool] = ...) -> None: ...
 
 class Metadata(_message.Message):
-    __slots__ = ("key", "value")
+    __slots__ = ("key", "value", "value_count")
     KEY_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_COUNT_FIELD_NUMBER: _ClassVar[int]
     key: str
     value: str
-    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    value_count: int
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., value_count: _Optional[int] = ...) -> None: ...
 
 class Expectation(_message.Message):
     __slots__ = ("code", "other_allowed_codes", "reason", "message", "message_pattern", "violations", "error_metadata", "details_optional", "forbidden", "max_elapsed_ms", "max_received_wire_bytes", "fills", "absolute_tolerance", "relative_tolerance", "any_nan", "predict", "batch", "stream", "tensor_predict", "health", "model", "models", "recommend", "reflection")
