@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`concord`, also as `python -m concord_client`: ask a Concord server from a shell."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Runs the command. Exit codes: 0 done, 1 an answer was an error, 2 wrong use."""
+    missing = [name for name in ("click", "rich") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"concord: {' and '.join(missing)} missing; pip install 'concord[cli]' brings them", file=sys.stderr)
+        sys.exit(2)
+    # gRPC's own log lines are for those who debug gRPC; what fails is told in words below.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from concord_client.command.program import program
+
+    program(prog_name="concord")
+
+
+if __name__ == "__main__":
+    main()
