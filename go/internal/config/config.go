@@ -11,6 +11,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,15 @@ type Config struct {
 	DrainGrace       time.Duration
 	IntraOpThreads   int
 	ONNXRuntime      string // empty: beside the binary
+
+	Admin          string        // empty: no admin listener
+	Staging        string        // empty: none
+	RepositoryPoll time.Duration // 0: the repository is read once
+
+	AllowIntegerDivision bool
+	AdmissionCache       string // empty: none
+	AdmissionTimeout     time.Duration
+	AdmissionMemoryBytes int64
 }
 
 // ErrHelp and ErrVersion say that the arguments ask for a text instead of a server.
@@ -40,6 +50,9 @@ var (
 	ErrVersion = errors.New("the version is asked for")
 )
 
+// off is the value that turns a listener or the cache off.
+const off = "off"
+
 const (
 	defaultListen           = "127.0.0.1:50051"
 	defaultHTTP             = "127.0.0.1:9090"
@@ -47,6 +60,10 @@ const (
 	defaultMaxBatchRequests = 10000
 	defaultDrainGraceMS     = 30000
 	minMessageBytes         = 1 << 10
+	defaultPollMS           = 1000
+	defaultAdmissionMS      = 60000
+	defaultAdmissionMemory  = 16 << 30
+	minAdmissionMemory      = 256 << 20
 )
 
 // Parse reads the arguments, without the program's name, and the file that they name. Errors other than ErrHelp and ErrVersion are one line
@@ -64,11 +81,14 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 		Models:          m.GetModels(),
 		RequireManifest: m.GetRequireManifest(),
 		ONNXRuntime:     m.GetOnnxruntime(),
+		Staging:         m.GetStaging(),
+
+		AllowIntegerDivision: m.GetAllowIntegerDivision(),
 	}
 	if c.Models == "" {
 		return c, errors.New("models: expected a directory, got nothing")
 	}
-	if info, err := os.Stat(c.Models); err != nil || !info.IsDir() {
+	if !isDirectory(c.Models) {
 		return c, fmt.Errorf("models: expected a directory, got %q, which is none", c.Models)
 	}
 	var err error
@@ -76,10 +96,30 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 	if c.Listen, loopback, err = address("listen", orDefault(m.Listen, defaultListen)); err != nil {
 		return c, err
 	}
-	if http := orDefault(m.Http, defaultHTTP); http != "off" {
+	if http := orDefault(m.Http, defaultHTTP); http != off {
 		if c.HTTP, _, err = address("http", http); err != nil {
 			return c, err
 		}
+	}
+	if admin := orDefault(m.AdminListen, off); admin != off {
+		local := false
+		if c.Admin, local, err = address("admin_listen", admin); err != nil {
+			return c, err
+		}
+		if !local {
+			return c, fmt.Errorf("admin_listen: expected a loopback address, got %q", c.Admin)
+		}
+	}
+	if c.Staging != "" && !isDirectory(c.Staging) {
+		return c, fmt.Errorf("staging: expected a directory, got %q, which is none", c.Staging)
+	}
+	switch cache := m.AdmissionCache; {
+	case cache == nil:
+		c.AdmissionCache = defaultCache()
+	case *cache == "":
+		return c, errors.New("admission_cache: expected a directory or off, got nothing")
+	case *cache != off:
+		c.AdmissionCache = *cache
 	}
 	if c.TLS, err = certificates(m); err != nil {
 		return c, err
@@ -100,6 +140,9 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 		{"drain_delay_ms", int64(m.GetDrainDelayMs()), 0, math.MaxInt32, func(n int64) { c.DrainDelay = time.Duration(n) * time.Millisecond }},
 		{"drain_grace_ms", int64(orDefault(m.DrainGraceMs, defaultDrainGraceMS)), 0, math.MaxInt32, func(n int64) { c.DrainGrace = time.Duration(n) * time.Millisecond }},
 		{"intra_op_threads", int64(orDefault(m.IntraOpThreads, 1)), 1, math.MaxInt32, func(n int64) { c.IntraOpThreads = int(n) }},
+		{"repository_poll_ms", int64(orDefault(m.RepositoryPollMs, defaultPollMS)), 0, math.MaxInt32, func(n int64) { c.RepositoryPoll = time.Duration(n) * time.Millisecond }},
+		{"admission_timeout_ms", int64(orDefault(m.AdmissionTimeoutMs, defaultAdmissionMS)), 1, math.MaxInt32, func(n int64) { c.AdmissionTimeout = time.Duration(n) * time.Millisecond }},
+		{"admission_memory_bytes", orDefault(m.AdmissionMemoryBytes, defaultAdmissionMemory), minAdmissionMemory, math.MaxInt64, func(n int64) { c.AdmissionMemoryBytes = n }},
 	} {
 		if number.value < number.low || number.value > number.high {
 			return c, fmt.Errorf("%s: expected %d to %d, got %d", number.name, number.low, number.high, number.value)
@@ -107,6 +150,19 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 		number.to(number.value)
 	}
 	return c, nil
+}
+
+func isDirectory(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}
+
+// defaultCache is "concord" in the user's cache directory, or nothing where the user has none.
+func defaultCache() string {
+	if caches, err := os.UserCacheDir(); err == nil && filepath.IsAbs(caches) {
+		return filepath.Join(caches, "concord")
+	}
+	return ""
 }
 
 func orDefault[T any](value *T, otherwise T) T {

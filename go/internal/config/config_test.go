@@ -32,6 +32,7 @@ func TestFieldsAreTheContracts(t *testing.T) {
 
 func TestDefaults(t *testing.T) {
 	models := t.TempDir()
+	t.Setenv("XDG_CACHE_HOME", "/caches")
 	c, err := Parse([]string{"--models", models})
 	if err != nil {
 		t.Fatal(err)
@@ -39,17 +40,29 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		Models: models, Listen: "127.0.0.1:50051", HTTP: "127.0.0.1:9090", Reflection: true, MaxMessageBytes: 100 << 20,
 		MaxBatchRequests: 10000, DrainGrace: 30 * time.Second, IntraOpThreads: 1,
+		RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
 	}
 	if c != want {
 		t.Errorf("got %+v\nwant %+v", c, want)
 	}
 }
 
+// TestNoCacheDirectory takes a user without any directory.
+func TestNoCacheDirectory(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", "")
+	t.Setenv("HOME", "")
+	if c, err := Parse([]string{"--models", t.TempDir()}); err != nil || c.AdmissionCache != "" {
+		t.Errorf("got %q, %v", c.AdmissionCache, err)
+	}
+}
+
 func TestFileAndFlags(t *testing.T) {
-	models := t.TempDir()
+	models, staging := t.TempDir(), t.TempDir()
 	want := Config{
 		Models: models, Listen: "[::1]:0", HTTP: "", RequireManifest: true, Reflection: false, MaxMessageBytes: 2048, MaxBatchRequests: 7,
 		DrainDelay: 5 * time.Millisecond, DrainGrace: 0, IntraOpThreads: 3, ONNXRuntime: "lib.so",
+		Admin: "", Staging: staging, RepositoryPoll: 0, AllowIntegerDivision: true, AdmissionCache: "", AdmissionTimeout: 5 * time.Second,
+		AdmissionMemoryBytes: 1 << 30,
 	}
 	yaml := "models: " + models + `
 listen: "[::1]:0"
@@ -62,12 +75,23 @@ drain_delay_ms: 5
 drain_grace_ms: 0
 intra_op_threads: 3
 onnxruntime: lib.so
+admin_listen: off
+staging: ` + staging + `
+repository_poll_ms: 0
+allow_integer_division: true
+admission_cache: off
+admission_timeout_ms: 5000
+admission_memory_bytes: 1073741824
 `
 	json := `{"models": "` + models + `", "listen": "[::1]:0", "http": "off", "requireManifest": true, "reflection": false, "maxMessageBytes": "2048",
-		"maxBatchRequests": 7.0, "drainDelayMs": 5, "drainGraceMs": 0e0, "intraOpThreads": "3", "onnxruntime": "lib.so", "tlsCert": null}`
+		"maxBatchRequests": 7.0, "drainDelayMs": 5, "drainGraceMs": 0e0, "intraOpThreads": "3", "onnxruntime": "lib.so", "tlsCert": null,
+		"adminListen": "off", "staging": "` + staging + `", "repositoryPollMs": 0, "allowIntegerDivision": true, "admissionCache": "off",
+		"admissionTimeoutMs": 5e3, "admissionMemoryBytes": "1073741824"}`
 	flags := []string{
 		"--models", models, "--listen=[::1]:0", "--http=off", "--require-manifest", "--reflection=false", "--max-message-bytes=2048", "--max-batch-requests", "7",
 		"--drain-delay-ms=5", "--drain-grace-ms=0", "--intra-op-threads=3", "--onnxruntime=lib.so",
+		"--admin-listen=off", "--staging", staging, "--repository-poll-ms=0", "--allow-integer-division", "--admission-cache=off",
+		"--admission-timeout-ms=5000", "--admission-memory-bytes=1073741824",
 	}
 	other := filepath.Join(t.TempDir(), "other.yaml")
 	write(t, other, "max_batch_requests: 1\nhttp: 127.0.0.1:1\nreflection: true\n")
@@ -146,6 +170,14 @@ func TestErrors(t *testing.T) {
 		{inFile("listen: 5"), "listen: expected a text, got 5"},
 		{inFile("plaintext: 'true'"), `plaintext: expected true or false, got "true"`},
 		{inFile("plaintext: 1"), `plaintext: expected true or false, got "1"`},
+		{with("--admin-listen", "0.0.0.0:1"), `admin_listen: expected a loopback address, got "0.0.0.0:1"`},
+		{with("--admin-listen", "none"), `admin_listen: expected HOST:PORT, got "none"`},
+		{with("--staging", "/no/such"), `staging: expected a directory, got "/no/such", which is none`},
+		{with("--admission-cache="), "admission_cache: expected a directory or off, got nothing"},
+		{with("--repository-poll-ms=-1"), "repository_poll_ms: expected 0 to 2147483647, got -1"},
+		{with("--admission-timeout-ms=0"), "admission_timeout_ms: expected 1 to 2147483647, got 0"},
+		{with("--admission-memory-bytes=268435455"), "admission_memory_bytes: expected 268435456 to 9223372036854775807, got 268435455"},
+		{inFile("staging: off"), "staging: expected a text, got false"},
 		{with("--tls-cert", certs.cert), "tls_cert: expected tls_key with it, got nothing"},
 		{with("--tls-key", certs.key), "tls_key: expected tls_cert with it, got nothing"},
 		{with("--tls-client-ca", certs.cert), "tls_client_ca: expected tls_cert and tls_key with it, got neither"},
@@ -180,6 +212,7 @@ func TestListeners(t *testing.T) {
 		{[]string{"--listen=0.0.0.0:1", "--plaintext", "--reflection"}, true},
 		{[]string{"--listen=:1", "--tls-cert", certs.cert, "--tls-key", certs.key}, false},
 		{[]string{"--http=0.0.0.0:1"}, true},
+		{[]string{"--admin-listen=[::1]:0"}, true},
 	} {
 		config, err := Parse(append(c.args, "--models", models))
 		if err != nil || config.Reflection != c.reflection {

@@ -24,21 +24,28 @@ const maxFileBytes = 1 << 20
 // usage is the help of each field that works here: what its value is, and what it does. A field of the contract that is not in it does
 // not work yet, so it is no flag and unknown in a file.
 var usage = map[protoreflect.Name][2]string{
-	"models":             {"DIR", "the model repository; required"},
-	"listen":             {"HOST:PORT", "the gRPC listener; port 0 picks a free one (default " + defaultListen + ")"},
-	"http":               {"HOST:PORT|off", "the HTTP listener of /healthz and /readyz (default " + defaultHTTP + ")"},
-	"tls_cert":           {"FILE", "PEM certificate chain of the server; with --tls-key"},
-	"tls_key":            {"FILE", "PEM private key of --tls-cert"},
-	"tls_client_ca":      {"FILE", "PEM authorities; clients must show a certificate of one of them"},
-	"plaintext":          {"", "allow plaintext gRPC on an address that is not loopback"},
-	"require_manifest":   {"", "refuse model versions without a manifest"},
-	"reflection":         {"", "serve gRPC reflection (default: only on loopback)"},
-	"max_message_bytes":  {"N", "largest message received and sent, 1024 to 2147483647 (default 104857600)"},
-	"max_batch_requests": {"N", "most requests in one BatchPredict (default 10000)"},
-	"drain_delay_ms":     {"N", "at SIGTERM: time between health NOT_SERVING and GOAWAY (default 0)"},
-	"drain_grace_ms":     {"N", "at SIGTERM: time for work in flight after GOAWAY (default 30000)"},
-	"intra_op_threads":   {"N", "threads within one operator (default 1)"},
-	"onnxruntime":        {"FILE", "libonnxruntime (default: beside this binary)"},
+	"models":                 {"DIR", "the model repository; required"},
+	"listen":                 {"HOST:PORT", "the gRPC listener; port 0 picks a free one (default " + defaultListen + ")"},
+	"http":                   {"HOST:PORT|off", "the HTTP listener of /healthz and /readyz (default " + defaultHTTP + ")"},
+	"tls_cert":               {"FILE", "PEM certificate chain of the server; with --tls-key"},
+	"tls_key":                {"FILE", "PEM private key of --tls-cert"},
+	"tls_client_ca":          {"FILE", "PEM authorities; clients must show a certificate of one of them"},
+	"plaintext":              {"", "allow plaintext gRPC on an address that is not loopback"},
+	"require_manifest":       {"", "refuse model versions without a manifest"},
+	"reflection":             {"", "serve gRPC reflection (default: only on loopback)"},
+	"max_message_bytes":      {"N", "largest message received and sent, 1024 to 2147483647 (default 104857600)"},
+	"max_batch_requests":     {"N", "most requests in one BatchPredict (default 10000)"},
+	"drain_delay_ms":         {"N", "at SIGTERM: time between health NOT_SERVING and GOAWAY (default 0)"},
+	"drain_grace_ms":         {"N", "at SIGTERM: time for work in flight after GOAWAY (default 30000)"},
+	"intra_op_threads":       {"N", "threads within one operator (default 1)"},
+	"onnxruntime":            {"FILE", "libonnxruntime (default: beside this binary)"},
+	"admin_listen":           {"HOST:PORT|off", "the admin gRPC listener, loopback only: load, unload, label (default off)"},
+	"staging":                {"DIR", "where LoadModel takes packages from: DIR/MODEL/VERSION"},
+	"repository_poll_ms":     {"N", "how often the repository is looked at for changes, 0 never (default 1000)"},
+	"allow_integer_division": {"", "admit graphs that divide integers by what an input can make 0 or -1: that can stop the process"},
+	"admission_cache":        {"DIR|off", "where verdicts of trial loads are kept (default ~/.cache/concord)"},
+	"admission_timeout_ms":   {"N", "longest trial load of one version (default 60000)"},
+	"admission_memory_bytes": {"N", "largest address space of a trial load, at least 268435456 (default 17179869184)"},
 }
 
 // fields are the fields that work here, in the contract's order.
@@ -188,8 +195,8 @@ func literal(field protoreflect.FieldDescriptor, raw json.RawMessage) (string, e
 	isText := json.Unmarshal(raw, &written) == nil
 	switch field.Kind() {
 	case protoreflect.StringKind:
-		if string(raw) == "false" && field.Name() == "http" {
-			return "off", nil // YAML reads a bare off as false.
+		if string(raw) == "false" && strings.HasSuffix(usage[field.Name()][0], "|"+off) {
+			return off, nil // YAML reads a bare off as false.
 		}
 		if isText {
 			return written, nil
