@@ -139,6 +139,13 @@ def milliseconds(client: Client, question: Question, calls: int = 51) -> float:
     return statistics.median(times) * 1e3
 
 
+def resident_megabytes(pid: int) -> float:
+    """Resident memory of a process, in units of 1,000,000 bytes."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    kibibytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(kibibytes) * 1024 / 1e6
+
+
 def main() -> int:
     console = Console(width=max(Console().width, 100))
     with ExitStack() as stack:
@@ -169,8 +176,8 @@ def main() -> int:
         for server, client in zip(servers, clients, strict=True):
             median = milliseconds(client, asked[0])
             console.print(
-                f"{server.name:6}  ready in {server.seconds_to_ready:.2f} s, {median:.2f} ms a call from one caller"
-                f" (median of 51)",
+                f"{server.name:6}  ready in {server.seconds_to_ready:.2f} s, "
+                f"{resident_megabytes(server.pid):.0f} MB resident, {median:.2f} ms a call from one caller (median of 51)",
                 highlight=False,
             )
         if different:
