@@ -132,6 +132,14 @@ class Spec:
     unranked: bool = False
     """Not even the rank is known; the shape is empty."""
 
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape fits."""
+        if self.unranked:
+            return True
+        return len(shape) == len(self.shape) and all(
+            wanted in (-1, length) for length, wanted in zip(shape, self.shape, strict=True)
+        )
+
     def describe(self) -> str:
         """The spec in a message: `float [-1, 30]`."""
         name = dtype_name(self.dtype)
@@ -233,58 +241,73 @@ def _float32_of_float16(half: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]
     return (sign | widened).astype(np.uint32).view(np.float32)
 
 
-def from_wire(field: str, message: tensor_pb2.Tensor) -> Tensor | Violation:
-    """The tensor that a message holds, or what is wrong with it; `field` is its path, for example `inputs["x"]`."""
+def from_wire(what: str, field: str, message: tensor_pb2.Tensor, spec: Spec) -> Tensor | Violation:
+    """The tensor that a message holds for an input of the graph, or the first thing wrong with it.
+
+    It is judged by itself first (dtype, then shape, then data, so that nothing is allocated before the lengths fit),
+    then as this input. `what` names the place in a message, for example `input "x"`; `field` is the path in the
+    request, for example `inputs["x"]`.
+    """
+
+    def bad(reason: Reason, part: str, text: str) -> Violation:
+        return Violation(reason, field + part, f"{what}: {text}")
+
+    wanted = _upper(spec.dtype)
     try:
         dtype = DType(message.dtype)
     except ValueError:
-        got = dtype_name(message.dtype) if message.dtype else "no dtype"
-        return _violation(Reason.TENSOR_DTYPE_MISMATCH, f"{field}.dtype", f"expected a dtype that is served, got {got}")
+        got = str(message.dtype) if message.dtype else "no dtype"
+        return bad(Reason.TENSOR_DTYPE_MISMATCH, ".dtype", f"expected dtype {wanted}, got {got}")
     shape = tuple(message.shape)
     if len(shape) > _MAX_RANK:
-        text = f"expected at most {_MAX_RANK} axes, got {len(shape)}"
-        return _violation(Reason.TENSOR_SHAPE_MISMATCH, f"{field}.shape", text)
+        return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", f"expected at most {_MAX_RANK} axes, got {len(shape)}")
     if any(length < 0 for length in shape):
-        text = f"expected no negative length, got {shape_text(shape)}"
-        return _violation(Reason.TENSOR_SHAPE_MISMATCH, f"{field}.shape", text)
+        return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", f"expected lengths of at least 0, got {shape_text(shape)}")
     count = elements(shape)
-    if count is None:
-        text = f"expected less than 2^63 elements, got {shape_text(shape)}"
-        return _violation(Reason.TENSOR_SHAPE_MISMATCH, f"{field}.shape", text)
+    size = 1 if dtype is DType.STRING else dtype.storage.itemsize
+    if count is None or count > _MAX_ELEMENTS // size:
+        return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", f"expected fewer elements, got {shape_text(shape)}")
+    if wrong := _wrong_data(dtype, message, count, size):
+        part, text = wrong
+        return bad(Reason.TENSOR_DATA_INVALID, part, text)
+    if dtype is not spec.dtype:
+        return bad(Reason.TENSOR_DTYPE_MISMATCH, ".dtype", f"expected dtype {wanted}, got {_upper(dtype)}")
+    if not spec.takes(shape):
+        open_shape = shape_text(spec.shape).replace("-1", "?")
+        text = f"expected shape {open_shape}, got {shape_text(shape)}"
+        return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", text)
+    if dtype is not DType.STRING:
+        return Tensor(dtype, np.frombuffer(message.data, dtype.storage).reshape(shape))
+    array = np.empty(count, dtype=object)
+    try:
+        array[:] = [text_bytes.decode("utf-8") for text_bytes in message.strings]
+    except UnicodeDecodeError:
+        # ONNX Runtime's Python interface takes and gives strings as str only.
+        return bad(Reason.TENSOR_DATA_INVALID, ".strings", "expected UTF-8, got other bytes")
+    return Tensor(dtype, array.reshape(shape))
+
+
+def _wrong_data(dtype: DType, message: tensor_pb2.Tensor, count: int, size: int) -> tuple[str, str] | None:
+    """Which part of the data does not fit the tensor's own dtype and shape, and how."""
+    data, strings = message.data, message.strings
     if dtype is DType.STRING:
-        return _strings_from_wire(field, message, shape, count)
-    if message.strings:
-        text = f"expected nothing for {dtype_name(dtype)}, got {len(message.strings)}"
-        return _violation(Reason.TENSOR_DATA_INVALID, f"{field}.strings", text)
-    data, size = message.data, dtype.storage.itemsize
+        if data:
+            return ".data", f"expected no data with dtype STRING, got {len(data)} bytes"
+        return (".strings", f"expected {count} strings, got {len(strings)}") if len(strings) != count else None
+    if strings:
+        return ".strings", f"expected no strings with dtype {_upper(dtype)}, got {len(strings)}"
     if len(data) != count * size:
-        text = f"expected {_count(count, 'element')} of {size} bytes each, got {len(data)} bytes"
-        return _violation(Reason.TENSOR_DATA_INVALID, f"{field}.data", text)
+        return ".data", f"expected {count * size} bytes of data, got {len(data)}"
     if dtype is DType.BOOL:
         found = np.frombuffer(data, np.uint8)
         if (found > 1).any():
-            text = f"expected bytes 0 and 1, got {found[found > 1][0]}"
-            return _violation(Reason.TENSOR_DATA_INVALID, f"{field}.data", text)
-    return Tensor(dtype, np.frombuffer(data, dtype.storage).reshape(shape))
+            return ".data", f"expected bools of 0 or 1, got {found[found > 1][0]}"
+    return None
 
 
-def _strings_from_wire(
-    field: str, message: tensor_pb2.Tensor, shape: tuple[int, ...], count: int
-) -> Tensor | Violation:
-    if message.data:
-        text = f"expected nothing for string, got {len(message.data)} bytes"
-        return _violation(Reason.TENSOR_DATA_INVALID, f"{field}.data", text)
-    if len(message.strings) != count:
-        text = f"expected {_count(count, 'string')}, got {len(message.strings)}"
-        return _violation(Reason.TENSOR_DATA_INVALID, f"{field}.strings", text)
-    array = np.empty(count, dtype=object)
-    for i, text_bytes in enumerate(message.strings):
-        try:
-            array[i] = text_bytes.decode("utf-8")
-        except UnicodeDecodeError:
-            # ONNX Runtime's Python interface takes and gives strings as str only.
-            return _violation(Reason.TENSOR_DATA_INVALID, f"{field}.strings", f"expected UTF-8, string {i} is not")
-    return Tensor(DType.STRING, array.reshape(shape))
+def _upper(dtype: DType) -> str:
+    """The type's name in inference.v1.DataType."""
+    return dtype_name(dtype).upper()
 
 
 def to_wire(tensor: Tensor) -> tensor_pb2.Tensor:
@@ -295,11 +318,3 @@ def to_wire(tensor: Tensor) -> tensor_pb2.Tensor:
     else:
         message.data = tensor.array.tobytes()
     return message
-
-
-def _violation(reason: Reason, field: str, text: str) -> Violation:
-    return Violation(reason, field, f"{field}: {text}")
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concord_proto.inference.v1 import tensor_pb2
 
 from concord_server.fault import Reason, Violation, from_violations, quote
-from concord_server.tensor import Spec, Tensor, dtype_name, from_wire, shape_text
+from concord_server.tensor import DType, Spec, Tensor, dtype_name, from_wire
 
 __all__ = ["decode_tensors"]
 
@@ -22,37 +22,27 @@ def decode_tensors(specs: Sequence[Spec], messages: Mapping[str, tensor_pb2.Tens
     inputs: list[Tensor] = []
     found: list[Violation] = []
     for spec in specs:
-        field = f"inputs[{quote(spec.name)}]"
+        quoted = quote(spec.name)
+        what, field = f"input {quoted}", f"inputs[{quoted}]"
         message = given.pop(spec.name, None)
         if message is None:
-            found.append(_violation(Reason.TENSOR_MISSING, field, f"expected {spec.describe()}, got nothing"))
+            text = f"{what}: expected {_with_article(spec.dtype)} tensor, got nothing"
+            found.append(Violation(Reason.TENSOR_MISSING, field, text))
             continue
-        tensor = from_wire(field, message)
-        bad = tensor if isinstance(tensor, Violation) else _fits(field, tensor, spec)
-        if bad is not None:
-            found.append(bad)
-        elif isinstance(tensor, Tensor):
+        tensor = from_wire(what, field, message, spec)
+        if isinstance(tensor, Violation):
+            found.append(tensor)
+        else:
             inputs.append(tensor)
     for name in sorted(given):
-        found.append(_violation(Reason.TENSOR_UNKNOWN, f"inputs[{quote(name)}]", "the model has no such input"))
+        quoted = quote(name)
+        text = f"input {quoted}: the model has no such input"
+        found.append(Violation(Reason.TENSOR_UNKNOWN, f"inputs[{quoted}]", text))
     if found:
         raise from_violations(found)
     return inputs
 
 
-def _fits(field: str, tensor: Tensor, spec: Spec) -> Violation | None:
-    if tensor.dtype != spec.dtype:
-        text = f"expected {dtype_name(spec.dtype)}, got {dtype_name(tensor.dtype)}"
-        return _violation(Reason.TENSOR_DTYPE_MISMATCH, f"{field}.dtype", text)
-    shape = tensor.array.shape
-    same = len(shape) == len(spec.shape) and all(
-        wanted in (-1, length) for length, wanted in zip(shape, spec.shape, strict=True)
-    )
-    if spec.unranked or same:
-        return None
-    text = f"expected {shape_text(spec.shape)}, got {shape_text(shape)}"
-    return _violation(Reason.TENSOR_SHAPE_MISMATCH, f"{field}.shape", text)
-
-
-def _violation(reason: Reason, field: str, text: str) -> Violation:
-    return Violation(reason, field, f"{field}: {text}")
+def _with_article(dtype: DType) -> str:
+    name = dtype_name(dtype)
+    return f"an {name}" if name.startswith("i") else f"a {name}"

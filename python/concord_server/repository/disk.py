@@ -10,11 +10,15 @@ from contextlib import contextmanager
 
 from concord_server.fault import shown
 
-__all__ = ["RefusedError", "entries", "open_directory", "open_regular", "read_file", "read_sized"]
+__all__ = ["MissingError", "RefusedError", "entries", "open_directory", "open_regular", "read_file", "read_sized"]
 
 
 class RefusedError(Exception):
     """Something on disk is not what it must be; the text names files by their last element alone."""
+
+
+class MissingError(RefusedError):
+    """Something is not on disk at all."""
 
 
 @contextmanager
@@ -24,7 +28,11 @@ def open_directory(path: str, parent: int | None = None) -> Iterator[int]:
     follow = 0 if parent is None else os.O_NOFOLLOW
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | follow, dir_fd=parent)
+    except FileNotFoundError as error:
+        raise MissingError(_plain(error)) from error
     except OSError as error:
+        if parent is not None and _is_link(parent, path):
+            raise RefusedError("its directory is a link") from error
         raise RefusedError(_plain(error)) from error
     try:
         yield descriptor
@@ -49,7 +57,7 @@ def open_regular(directory: int, name: str) -> Iterator[int]:
         # Not blocking: opening a pipe would wait for a writer.
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError as error:
-        raise RefusedError(f"{base} is missing") from error
+        raise MissingError(f"{base} is missing") from error
     except OSError as error:
         if _is_link(directory, name):
             raise RefusedError(f"{base} is a link") from error

@@ -113,14 +113,16 @@ def _ask_tensors(
     specs = model.session.outputs
     inputs = decode_tensors(model.session.inputs, request.inputs)
     result = batch.one(model, inputs, range(len(specs)), Call())
-    got = {spec.name: tensor for spec, tensor in zip(specs, result.outputs, strict=True)}
+    got = {spec.name: (spec, tensor) for spec, tensor in zip(specs, result.outputs, strict=True)}
     for name in sorted(wanted.outputs):
         if name not in got:
             raise RefusedError(f"output {quote(name)}: the graph has no such output")
-        expected = from_wire(f"outputs[{quote(name)}]", wanted.outputs[name])
+        spec, answer = got[name]
+        what = f"output {quote(name)}"
+        expected = from_wire(what, what, wanted.outputs[name], spec)
         if isinstance(expected, Violation):
             raise RefusedError(expected.message)
-        if miss := _tensor_miss(near, got[name], expected):
+        if miss := _tensor_miss(near, answer, expected):
             raise RefusedError(f"output {quote(name)}: {miss}")
 
 

@@ -1,101 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository: which versions are loading, ready or failed, and which of them a request means."""
+"""The repository: which versions are loading, ready, failed or draining, following the disk look by look."""
 
 from __future__ import annotations
 
-import enum
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
-
-from concord_proto.inference.v1 import model_pb2
 
 from concord_server import feature, telemetry
-from concord_server.fault import Fault, Reason, quote, scrub, shown
-from concord_server.model import Model, Session, SessionError, is_version, kind_text
+from concord_server.fault import Fault, Reason, quote, shown
+from concord_server.model import Model, kind_text, version_order
 from concord_server.repository.disk import RefusedError, open_directory
-from concord_server.repository.golden import self_test
-from concord_server.repository.package import Contents, read
-from concord_server.repository.scan import scan
-from concord_server.tensor import Spec
+from concord_server.repository.load import Admit, Loader, load_version
+from concord_server.repository.scan import Found, Look, scan
+from concord_server.repository.version import Entry, State, Version
 
-__all__ = ["About", "Entry", "Loader", "Repository", "State", "Version"]
+__all__ = ["Repository"]
 
 _log = telemetry.log(__name__)
 
-
-class State(enum.Enum):
-    """The states that a version passes through."""
-
-    LOADING = model_pb2.MODEL_STATE_LOADING
-    READY = model_pb2.MODEL_STATE_READY
-    FAILED = model_pb2.MODEL_STATE_FAILED
+_UNREADABLE: Look = ("unreadable",)
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """What the catalog tells of a version that is ready."""
+@dataclass(slots=True, eq=False)
+class _Directory:
+    """What is remembered of a version's directory from look to look."""
 
-    description: str
-    verified: bool
-    parity: model_pb2.ParityRecord | None
-    max_batch_rows: int
-    ready_time: float
-    """Seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version of a model at one time."""
-
-    number: str
-    state: State
-    fault: Fault | None = None
-    """Set where it failed."""
-    model: Model | None = None
-    """Set where it is ready."""
-    about: About | None = None
-    """Set where it is ready."""
-
-    def ready(self, model_id: str) -> Model:
-        """The model. Raises Fault where it is not ready."""
-        if self.model is not None:
-            return self.model
-        if self.fault is not None:
-            raise _same(self.fault)
-        text = f"model {quote(model_id)} version {shown(self.number)} is loading"
-        raise Fault(Reason.MODEL_LOADING, text).at(model_id, self.number)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One model of the repository at one time."""
-
-    model_id: str
-    labels: Mapping[str, str]
-    """Label to version."""
-    versions: tuple[Version, ...]
-    """By ascending number."""
-
-    @property
-    def default(self) -> Version | None:
-        """The highest version that is ready."""
-        return next((version for version in reversed(self.versions) if version.model is not None), None)
-
-
-class Loader(Protocol):
-    """Makes a session of a verified graph; external initializers come from files alone. Raises SessionError."""
-
-    def __call__(self, graph: bytes, files: Mapping[str, bytes], /) -> Session: ...
+    seen: Look | None = None
+    """How it looked last."""
+    tried: Look | None = None
+    """How it looked when it was last loaded."""
+    loading: bool = False
+    missed: bool = False
+    """Whether the last look did not find it."""
 
 
 class Repository:
-    """A directory of models. Its methods may be called from several threads; load once."""
+    """A directory of models. Its methods may be called from several threads.
+
+    `list` and `load` are for the start, `look` follows the disk from then on; no time is in here.
+    """
 
     def __init__(
         self,
@@ -103,20 +52,25 @@ class Repository:
         load: Loader,
         *,
         require_manifest: bool = False,
-        admit: Callable[[bytes, Mapping[str, bytes]], None] = lambda _graph, _files: None,
-        changed: Callable[[str, bool], None] = lambda _model_id, _ready: None,
+        admit: Admit = lambda _graph, _files: None,
+        changed: Callable[[str, bool | None], None] = lambda _model_id, _ready: None,
     ) -> None:
-        """`admit` judges a graph and its files before `load` sees them, and raises SessionError with what is wrong.
-
-        `changed` is called after each change of a model: its id, and whether a version of it is ready.
+        """`changed` is called after each change of a model: its id, and whether a version of it is ready, or None where
+        the model has left the repository.
         """
         self._directory = directory
         self._load = load
         self._require_manifest = require_manifest
         self._admit = admit
         self._changed = changed
-        self._lock = threading.Lock()  # writers of _entries; readers take the whole mapping as it is
-        self._entries: dict[str, Entry] = {}
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="load")
+        self._looking = threading.Lock()  # one look at a time
+        self._missed: set[str] = set()  # models that the last look did not find
+        self._told: dict[str, str] = {}  # what was left out at the last look, and why
+        self._lock = threading.Lock()  # what follows; readers take the whole mapping of entries as it is
+        self._directories: dict[tuple[str, str], _Directory] = {}
+        self._entries: Mapping[str, Entry] = {}
+        self._loads: set[Future[None]] = set()
 
     @property
     def entries(self) -> list[Entry]:
@@ -134,164 +88,53 @@ class Repository:
     def resolve(self, model_id: str, version: str) -> Model:
         """The ready version that a request names: a number, a label, or nothing for the highest that is ready.
 
-        Both names must have passed model.check_name. Raises Fault.
+        Both names must have passed model.check_name. Whoever holds the model may use it: a version that leaves the
+        repository is freed when nobody does any more. Raises Fault.
         """
-        entry = self.entry(model_id)
-        if not version:
-            return _highest(entry)
-        number = version
-        if not is_version(version):
-            if version not in entry.labels:
-                text = f"model {quote(model_id)} has no label {quote(version)}"
-                raise Fault(Reason.LABEL_NOT_FOUND, text).at(model_id)
-            number = entry.labels[version]
-        for found in entry.versions:
-            if found.number == number:
-                return found.ready(model_id)
-        text = f"model {quote(model_id)} has no version {shown(number)}"
-        raise Fault(Reason.VERSION_NOT_FOUND, text).at(model_id, shown(number))
+        return self.entry(model_id).resolve(version)
 
     def list(self) -> None:
         """Reads which models and versions there are; they are loading from then on. Raises RefusedError."""
-        with open_directory(os.fspath(self._directory)) as root:
-            models = scan(
-                root, lambda name, why: _log.warning("left out of the repository", name=shown(name), reason=why)
-            )
-        entries = {}
-        for model_id, found in models.items():
-            versions = tuple(
-                _failed(model_id, number, "its directory is a link")
-                if number in found.links
-                else Version(number, State.LOADING)
-                for number in found.versions
-            )
-            entries[model_id] = Entry(model_id, found.labels, versions)
-        self._entries = entries
-        for model_id in entries:
-            self._changed(model_id, False)
+        with self._looking:
+            found = self._scan()
+            with self._lock:
+                for model_id, model in found.items():
+                    for number, look in (model or Found()).versions.items():
+                        self._directories[model_id, number] = _Directory(seen=look or _UNREADABLE)
+                self._publish({model_id: self._step(model_id, model, [])[0] for model_id, model in found.items()})
 
     def load(self) -> None:
-        """Loads all versions that list found, several at a time; returns when each is ready or has failed."""
-        with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="load") as threads:
-            for entry in self.entries:
-                for version in entry.versions:
-                    if version.state is State.LOADING:
-                        threads.submit(self._load_and_publish, entry.model_id, version.number)
-                    else:
-                        _report(entry.model_id, version, 0)
-
-    def _load_and_publish(self, model_id: str, number: str) -> None:
-        begin = time.perf_counter()
-        version = self._load_version(model_id, number)
+        """Loads all versions that `list` found, several at a time; returns when each is ready or has failed."""
         with self._lock:
-            entry = self._entries[model_id]
-            versions = tuple(version if other.number == number else other for other in entry.versions)
-            entry = replace(entry, versions=versions)
-            self._entries = {**self._entries, model_id: entry}
-            self._changed(model_id, entry.default is not None)
-        _report(model_id, version, time.perf_counter() - begin)
+            begun = [self._begin(key, directory) for key, directory in self._directories.items()]
+        wait(begun)
 
-    def _load_version(self, model_id: str, number: str) -> Version:
-        """Makes one version ready or says why it is not; it raises nothing, whatever lies on disk."""
-        try:
-            with (
-                open_directory(os.fspath(self._directory)) as root,
-                open_directory(model_id, root) as parent,
-                open_directory(number, parent) as directory,
-            ):
-                contents = read(directory, self._require_manifest)
-            model, about = self._assemble(model_id, number, contents)
-        except (RefusedError, feature.BindError, Fault) as error:
-            return _failed(model_id, number, str(error), error)
-        except SessionError as error:
-            return _failed(model_id, number, scrub(str(error)), error)
-        except Exception as error:  # a defect here must not take the other models down
-            return _failed(model_id, number, "internal error", error)
-        return Version(number, State.READY, model=model, about=about)
+    def look(self) -> Sequence[Future[None]]:
+        """Follows the disk: what has come is loaded, what has changed is loaded anew, what has gone drains.
 
-    def _assemble(self, model_id: str, number: str, contents: Contents) -> tuple[Model, About]:
-        """Verifies a version, makes its session and lets it prove itself."""
-        manifest = contents.manifest
-        kind = manifest.kind if manifest else model_pb2.MODEL_KIND_TENSOR
-        if kind in (model_pb2.MODEL_KIND_GENERATOR, model_pb2.MODEL_KIND_RECOMMENDER):
-            raise RefusedError(f"kind {kind_text(kind)} is not served here")
-        if kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
-            raise RefusedError("kind: expected a kind, got nothing")
-        self._admit(contents.graph, contents.external)
-        session = self._load(contents.graph, contents.external)
-        golden = contents.golden
-        contents.graph, contents.external = b"", {}  # ONNX Runtime has its own copy now
-
-        batchable = manifest.batching.batchable if manifest else False
-        max_rows = manifest.batching.max_batch_rows if manifest else 0
-        if batchable:
-            _check_batchable("input", session.inputs)
-            _check_batchable("output", session.outputs)
-        features: feature.Plan | str
-        if manifest and kind == model_pb2.MODEL_KIND_TABULAR:
-            features = feature.from_manifest(manifest, session.inputs, session.outputs)
-        else:
-            if manifest and (manifest.features or manifest.predictions or manifest.outputs):
-                raise RefusedError("kind tensor: expected no features, predictions and outputs in the manifest")
+        New and changed files are loaded when two looks in a row have found them the same, so what is still being
+        written is left alone; and gone is what two looks in a row have missed, so that a directory may be replaced
+        by two renames. Gives the loads that it has begun. Raises nothing: a directory that cannot be read changes
+        nothing.
+        """
+        with self._looking:
             try:
-                features = feature.from_graph(session.inputs, session.outputs)
-            except feature.BindError as error:
-                features = str(error)
-        model = Model(model_id, number, kind, session, features=features, batchable=batchable, max_rows=max_rows)
-        if manifest:
-            self_test(model, golden)
-        parity = manifest.parity if manifest and manifest.HasField("parity") else None
-        description = manifest.description if manifest else ""
-        return model, About(description, manifest is not None, parity, max_rows, time.time())
-
-
-def _left_out(name: str, why: str) -> None:
-    _log.warning("left out of the repository", name=shown(name), reason=why)
-
-
-def _highest(entry: Entry) -> Model:
-    default = entry.default
-    if default is not None:
-        return default.ready(entry.model_id)
-    if not entry.versions:
-        text = f"model {quote(entry.model_id)} has no versions"
-        raise Fault(Reason.VERSION_NOT_FOUND, text).at(entry.model_id)
-    # None is ready: one that is loading gives hope, else the highest says why.
-    loading = [version for version in entry.versions if version.state is State.LOADING]
-    return (loading or entry.versions)[-1].ready(entry.model_id)
-
-
-def _check_batchable(what: str, specs: Sequence[Spec]) -> None:
-    """Refuses a claim that the graph contradicts."""
-    for spec in specs:
-        if not spec.unranked and spec.shape[:1] != (-1,):
-            named = f"{what} {quote(spec.name)}, {spec.describe()}"
-            raise RefusedError(f"batching: expected an open axis 0, got {named}")
-
-
-def _failed(model_id: str, number: str, why: str, cause: Exception | None = None) -> Version:
-    text = f"model {quote(model_id)} version {shown(number)} failed to load: {why}"
-    fault = Fault(Reason.MODEL_FAILED, text).at(model_id, number)
-    fault.__cause__ = cause
-    return Version(number, State.FAILED, fault=fault)
-
-
-def _same(fault: Fault) -> Fault:
-    """A fault to raise: raising the kept one from many requests would grow its traceback for ever."""
-    return Fault(fault.reason, fault.message, model_id=fault.model_id, model_version=fault.model_version)
-
-
-def _report(model_id: str, version: Version, seconds: float) -> None:
-    if version.model is None or version.about is None:
-        message = version.fault.message if version.fault else ""
-        cause = repr(version.fault.__cause__) if version.fault and version.fault.__cause__ else ""
-        _log.error("model version failed", model_id=model_id, model_version=version.number, error=message, cause=cause)
-        return
-    _log.info(
-        "model version ready",
-        model_id=model_id,
-        model_version=version.number,
-        kind=kind_text(version.model.kind),
-        verified=version.about.verified,
-        load_ms=round(seconds * 1000),
-    )
+                found = self._scan()
+            except RefusedError as error:
+                self._tell({".": str(error)})
+                return ()
+            missed = self._entries.keys() - found.keys() - self._missed
+            self._missed = self._entries.keys() - found.keys()
+            settled: list[tuple[str, str]] = []
+            with self._lock:
+                entries: dict[str, Entry] = {}
+                for model_id in self._entries.keys() | found.keys():
+                    if model_id in missed:
+                        entries[model_id] = self._entries[model_id]
+                    elif model_id in found:
+                        entries[model_id], more = self._step(model_id, found[model_id], settled)
+                        settled = more
+                for key in [key for key in self._directories if key[0] not in entries]:
+                    del self._directories[key]
+                self._publish(entries)
+                return [self._begin(key, self._directories[key]) for key in settled]

@@ -1,41 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which models, versions and labels there are, by their names alone."""
+"""What lies in a repository, by names, sizes and times alone: no file of a version is opened."""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from concord_server.fault import shown
-from concord_server.model import is_id, is_label, is_version, version_order
-from concord_server.repository.disk import RefusedError, entries, open_directory, read_file
+from concord_server.model import is_id, is_label, is_version
+from concord_server.repository.disk import MissingError, RefusedError, entries, open_directory, read_file
 
-__all__ = ["Found", "parse_labels", "scan"]
+__all__ = ["LABELS", "MAX_LABELS_BYTES", "Found", "Look", "parse_labels", "scan"]
 
-_LABELS = "labels.json"
-_MAX_LABELS_BYTES = 1 << 20
+LABELS = "labels.json"
+MAX_LABELS_BYTES = 1 << 20
 
 LeftOut = Callable[[str, str], None]
 """Told the name of what is left out, and why."""
 
+Look = tuple[Any, ...]
+"""How a version's directory looks; equal looks mean that no file has changed."""
+
+_LINK: Look = ("link",)
+
 
 @dataclass(slots=True)
 class Found:
-    """A model's directory."""
+    """A model's directory. What could not be read is None: of that nothing is known."""
 
-    labels: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Look | None] = field(default_factory=dict)
+    """By number."""
+    labels: dict[str, str] | None = field(default_factory=dict)
     """Label to version."""
-    versions: list[str] = field(default_factory=list)
-    """By ascending number."""
-    links: set[str] = field(default_factory=set)
-    """Those of the versions whose directory is a link."""
 
 
-def scan(root: int, left_out: LeftOut) -> dict[str, Found]:
-    """The models of a repository by id. No file of a version is opened. Raises RefusedError."""
-    models: dict[str, Found] = {}
+def scan(root: int, left_out: LeftOut) -> dict[str, Found | None]:
+    """The models of a repository by id; None is one that cannot be read. Raises RefusedError."""
+    models: dict[str, Found | None] = {}
     for item in entries(root):
         if item.name.startswith("."):
             continue
@@ -48,7 +53,10 @@ def scan(root: int, left_out: LeftOut) -> dict[str, Found]:
         else:
             try:
                 models[item.name] = _scan_model(root, item.name, left_out)
+            except MissingError:
+                continue  # gone since it was listed
             except RefusedError as error:
+                models[item.name] = None
                 left_out(item.name, str(error))
     return models
 
@@ -60,12 +68,11 @@ def _scan_model(root: int, model_id: str, left_out: LeftOut) -> Found:
             name = item.name
             if name.startswith("."):
                 continue
-            if name == _LABELS:
+            if name == LABELS:
                 found.labels = _read_labels(directory, model_id, left_out)
             elif item.is_symlink():
                 if is_version(name):
-                    found.versions.append(name)
-                    found.links.add(name)
+                    found.versions[name] = _LINK
                 else:
                     left_out(f"{model_id}/{name}", "it is a link")
             elif not item.is_dir(follow_symlinks=False):
@@ -73,19 +80,40 @@ def _scan_model(root: int, model_id: str, left_out: LeftOut) -> Found:
             elif not is_version(name):
                 left_out(f"{model_id}/{name}", "its name is no version")
             else:
-                found.versions.append(name)
-    found.versions.sort(key=version_order)
+                try:
+                    found.versions[name] = _look(directory, name)
+                except MissingError:
+                    continue
+                except RefusedError as error:
+                    found.versions[name] = None
+                    left_out(f"{model_id}/{name}", str(error))
     return found
 
 
-def _read_labels(directory: int, model_id: str, left_out: LeftOut) -> dict[str, str]:
-    """A label that breaks the grammar is left out alone, a file that is no JSON object with all its labels."""
-    name = f"{model_id}/{_LABELS}"
+def _look(parent: int, number: str) -> Look:
+    with open_directory(number, parent) as directory:
+        return tuple((item.name, *_traits(item)) for item in entries(directory))
+
+
+def _traits(item: os.DirEntry[str]) -> tuple[int, ...]:
     try:
-        labels, bad = parse_labels(read_file(directory, _LABELS, _MAX_LABELS_BYTES))
+        status = item.stat(follow_symlinks=False)
+    except OSError:
+        return ()  # gone since it was listed: the next look is another one
+    # The time of change tells what a restored time of modification hides.
+    return stat.S_IFMT(status.st_mode), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _read_labels(directory: int, model_id: str, left_out: LeftOut) -> dict[str, str] | None:
+    """A label that breaks the grammar is left out alone; None where the file is no JSON object that can be read."""
+    name = f"{model_id}/{LABELS}"
+    try:
+        labels, bad = parse_labels(read_file(directory, LABELS, MAX_LABELS_BYTES))
+    except MissingError:
+        return {}
     except RefusedError as error:
         left_out(name, str(error))
-        return {}
+        return None
     for label in bad:
         left_out(f"{name} label {shown(label)}", "expected a label [a-z][a-z0-9-]{0,62} with a version number")
     return labels

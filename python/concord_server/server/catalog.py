@@ -80,6 +80,7 @@ def _version(version: Version) -> model_pb2.ModelVersion:
     described.verified = about.verified
     if about.parity is not None:
         described.parity.CopyFrom(about.parity)
+    described.quality.extend(about.quality)
     described.batchable = model.batchable
     described.max_batch_rows = about.max_batch_rows
     described.ready_time.FromNanoseconds(int(about.ready_time * 1e9))

@@ -157,7 +157,7 @@ class Guard:
     def _pack(self, answer: Message) -> bytes:
         packed = answer.SerializeToString()
         if len(packed) > self._limit:
-            text = f"expected an answer of at most {self._limit} bytes, got {len(packed)}"
+            text = f"the answer of {len(packed)} bytes is larger than the limit of {self._limit} bytes"
             raise Fault(Reason.OUTPUT_TOO_LARGE, text)
         return packed
 

@@ -123,7 +123,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
     return document
 
 
-def golden(a: float = 1.0, b: float = 2.0, **expected: float) -> golden_pb2.GoldenSet:
+def golden(a: float = 1.0, b: float = 2.0, /, **expected: float) -> golden_pb2.GoldenSet:
     """One case for identity(): a and b in, a and b out unless something else is expected."""
     made = golden_pb2.GoldenSet(absolute_tolerance=1e-6)
     case = made.cases.add()

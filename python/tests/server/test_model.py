@@ -110,13 +110,13 @@ def test_tensors_are_held_against_the_graph() -> None:
     with pytest.raises(Fault) as caught:
         decode_tensors(specs, {"x": flat, "z": n})
     assert [v.message for v in caught.value.violations] == [
-        'inputs["x"].shape: expected [-1, 2], got [2]',
-        'inputs["n"]: expected int64 [], got nothing',
-        'inputs["z"]: the model has no such input',
+        'input "x": expected shape [?, 2], got [2]',
+        'input "n": expected an int64 tensor, got nothing',
+        'input "z": the model has no such input',
     ]
     with pytest.raises(Fault) as caught:
         decode_tensors(specs[:1], {"x": n})
-    assert caught.value.message == 'inputs["x"].dtype: expected float, got int64'
+    assert caught.value.message == 'input "x": expected dtype FLOAT, got INT64'
 
 
 def test_a_call_that_ended_does_not_begin() -> None:

@@ -140,30 +140,40 @@ def wire(dtype: int, shape: list[int], data: bytes = b"", strings: list[bytes] |
 
 
 @pytest.mark.parametrize(
-    ("message", "expected"),
+    ("message", "part", "expected"),
     [
-        (wire(0, [1]), 'inputs["x"].dtype: expected a dtype that is served, got no dtype'),
-        (wire(17, [1], b"1"), 'inputs["x"].dtype: expected a dtype that is served, got float8e4m3fn'),
-        (wire(1, [-1]), 'inputs["x"].shape: expected no negative length, got [-1]'),
-        (
-            wire(1, [1 << 32, 1 << 32]),
-            'inputs["x"].shape: expected less than 2^63 elements, got [4294967296, 4294967296]',
-        ),
-        (wire(1, [0] * 65), 'inputs["x"].shape: expected at most 64 axes, got 65'),
-        (wire(1, [2], b"1234567"), 'inputs["x"].data: expected 2 elements of 4 bytes each, got 7 bytes'),
-        (wire(1, []), 'inputs["x"].data: expected 1 element of 4 bytes each, got 0 bytes'),
-        (wire(1, [1], b"1234", [b"a"]), 'inputs["x"].strings: expected nothing for float, got 1'),
-        (wire(9, [2], b"\0\2"), 'inputs["x"].data: expected bytes 0 and 1, got 2'),
-        (wire(8, [1], b"1", [b"a"]), 'inputs["x"].data: expected nothing for string, got 1 bytes'),
-        (wire(8, [2], b"", [b"a"]), 'inputs["x"].strings: expected 2 strings, got 1'),
-        (wire(8, [1], b"", [b"\xff"]), 'inputs["x"].strings: expected UTF-8, string 0 is not'),
+        (wire(0, [1]), "dtype", "expected dtype FLOAT, got no dtype"),
+        (wire(17, [1], b"1"), "dtype", "expected dtype FLOAT, got 17"),
+        (wire(99, [1], b"1"), "dtype", "expected dtype FLOAT, got 99"),
+        (wire(7, [2], bytes(16)), "dtype", "expected dtype FLOAT, got INT64"),
+        (wire(1, [-1]), "shape", "expected lengths of at least 0, got [-1]"),
+        (wire(1, [1 << 32, 1 << 32]), "shape", "expected fewer elements, got [4294967296, 4294967296]"),
+        (wire(1, [1 << 61]), "shape", "expected fewer elements, got [2305843009213693952]"),
+        (wire(1, [0] * 65), "shape", "expected at most 64 axes, got 65"),
+        (wire(1, [2, 3], bytes(24)), "shape", "expected shape [?], got [2, 3]"),
+        (wire(1, [], bytes(4)), "shape", "expected shape [?], got []"),
+        (wire(1, [2], b"1234567"), "data", "expected 8 bytes of data, got 7"),
+        (wire(1, [1], b"1234", [b"a"]), "strings", "expected no strings with dtype FLOAT, got 1"),
+        (wire(9, [2], b"\0\2"), "data", "expected bools of 0 or 1, got 2"),
+        (wire(8, [1], b"1", [b"a"]), "data", "expected no data with dtype STRING, got 1 bytes"),
+        (wire(8, [2], b"", [b"a"]), "strings", "expected 2 strings, got 1"),
     ],
 )
-def test_malformed_tensors(message: tensor_pb2.Tensor, expected: str) -> None:
-    violation = from_wire('inputs["x"]', message)
+def test_malformed_tensors(message: tensor_pb2.Tensor, part: str, expected: str) -> None:
+    violation = from_wire('input "x"', 'inputs["x"]', message, Spec("x", DType.FLOAT, (-1,)))
     assert isinstance(violation, Violation)
-    assert violation.message == expected
-    assert violation.message.startswith(violation.field)
+    assert violation.message == f'input "x": {expected}'
+    assert violation.field == f'inputs["x"].{part}'
+
+
+def test_strings_must_be_text() -> None:
+    violation = from_wire("s", "s", wire(8, [1], b"", [b"\xff"]), Spec("s", DType.STRING, (-1,)))
+    assert isinstance(violation, Violation)
+    assert violation.message == "s: expected UTF-8, got other bytes"
+
+
+def any_shape(dtype: DType) -> Spec:
+    return Spec("x", dtype, (), unranked=True)
 
 
 @given(
@@ -174,7 +184,7 @@ def test_malformed_tensors(message: tensor_pb2.Tensor, expected: str) -> None:
 def test_numbers_come_back_bit_for_bit(dtype: DType, shape: list[int], random: Any) -> None:
     count = int(np.prod(shape, dtype=np.int64))
     message = wire(dtype, shape, random.randbytes(count * dtype.storage.itemsize))
-    tensor = from_wire("x", message)
+    tensor = from_wire("x", "x", message, any_shape(dtype))
     assert isinstance(tensor, Tensor)
     assert to_wire(tensor) == message
 
@@ -182,7 +192,7 @@ def test_numbers_come_back_bit_for_bit(dtype: DType, shape: list[int], random: A
 @given(st.lists(st.text()))
 def test_strings_come_back(texts: list[str]) -> None:
     message = wire(DType.STRING, [len(texts)], b"", [text.encode() for text in texts])
-    tensor = from_wire("x", message)
+    tensor = from_wire("x", "x", message, any_shape(DType.STRING))
     assert isinstance(tensor, Tensor)
     assert to_wire(tensor) == message
 
@@ -193,7 +203,7 @@ def test_whatever_the_wire_holds_is_a_tensor_or_a_violation(data: bytes) -> None
         message = tensor_pb2.Tensor.FromString(data)
     except Exception:  # protobuf's own business
         return
-    assert isinstance(from_wire("x", message), Tensor | Violation)
+    assert isinstance(from_wire("x", "x", message, any_shape(DType.INT8)), Tensor | Violation)
 
 
 def test_join_puts_rows_below_each_other() -> None:
@@ -209,6 +219,6 @@ def test_a_spec_describes_itself() -> None:
 
 def test_a_signalling_nan_keeps_its_bits_on_the_wire() -> None:
     bits = struct.pack("<2I", 0x7F800001, 0xFFC12345)
-    tensor = from_wire("x", wire(1, [2], bits))
+    tensor = from_wire("x", "x", wire(1, [2], bits), any_shape(DType.FLOAT))
     assert isinstance(tensor, Tensor)
     assert to_wire(tensor).data == bits

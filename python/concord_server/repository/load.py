@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A version's directory to a model that has proved itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from concord_proto.inference.v1 import model_pb2
+
+from concord_server import feature
+from concord_server.fault import quote, scrub
+from concord_server.model import Model, Session, SessionError, kind_text
+from concord_server.repository.disk import RefusedError, open_directory
+from concord_server.repository.golden import self_test
+from concord_server.repository.package import Contents, read
+from concord_server.repository.version import About
+from concord_server.tensor import Spec
+
+__all__ = ["Admit", "Loader", "load_version"]
+
+
+class Loader(Protocol):
+    """Makes a session of a verified graph; external initializers come from files alone. Raises SessionError."""
+
+    def __call__(self, graph: bytes, files: Mapping[str, bytes], /) -> Session: ...
+
+
+Admit = Callable[[bytes, Mapping[str, bytes]], str | None]
+"""Judges a graph and its files before a Loader sees them: what is wrong with them, fit for callers, or None."""
+
+
+def load_version(
+    root: Path, model_id: str, number: str, *, load: Loader, admit: Admit, require_manifest: bool
+) -> tuple[Model, About]:
+    """Makes one version ready. Raises RefusedError, feature.BindError, Fault or SessionError."""
+    with (
+        open_directory(os.fspath(root)) as top,
+        open_directory(model_id, top) as parent,
+        open_directory(number, parent) as directory,
+    ):
+        contents = read(directory, require_manifest)
+    manifest = contents.manifest
+    kind = manifest.kind if manifest else model_pb2.MODEL_KIND_TENSOR
+    if kind in (model_pb2.MODEL_KIND_GENERATOR, model_pb2.MODEL_KIND_RECOMMENDER):
+        raise RefusedError(f"kind {kind_text(kind)} is not served here")
+    if kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
+        raise RefusedError("kind: expected a kind, got nothing")
+    wrong = admit(contents.graph, contents.external)
+    if wrong is not None:
+        raise RefusedError(wrong)
+    try:
+        session = load(contents.graph, contents.external)
+    except SessionError as error:
+        raise RefusedError(scrub(str(error))) from error
+    golden = contents.golden
+    contents.graph, contents.external = b"", {}  # ONNX Runtime has its own copy now
+    return _assemble(model_id, number, kind, contents, session, golden)
+
+
+def _assemble(
+    model_id: str, number: str, kind: model_pb2.ModelKind, contents: Contents, session: Session, golden: bytes
+) -> tuple[Model, About]:
+    """Holds the manifest against the graph, and lets the model prove itself."""
+    manifest = contents.manifest
+    batchable = manifest.batching.batchable if manifest else False
+    max_rows = manifest.batching.max_batch_rows if manifest else 0
+    if batchable:
+        _check_batchable("input", session.inputs)
+        _check_batchable("output", session.outputs)
+    features: feature.Plan | str
+    if manifest and kind == model_pb2.MODEL_KIND_TABULAR:
+        features = feature.from_manifest(manifest, session.inputs, session.outputs)
+    else:
+        if manifest and (manifest.features or manifest.predictions or manifest.outputs):
+            raise RefusedError("kind tensor: expected no features, predictions and outputs in the manifest")
+        try:
+            features = feature.from_graph(session.inputs, session.outputs)
+        except feature.BindError as error:
+            features = str(error)
+    model = Model(model_id, number, kind, session, features=features, batchable=batchable, max_rows=max_rows)
+    if manifest is None:
+        return model, About("", verified=False, parity=None, max_batch_rows=0, ready_time=time.time())
+    self_test(model, golden)
+    parity = manifest.parity if manifest.HasField("parity") else None
+    quality = tuple(manifest.quality)
+    return model, About(manifest.description, True, parity, max_rows, time.time(), quality)
+
+
+def _check_batchable(what: str, specs: Sequence[Spec]) -> None:
+    """Refuses a claim that the graph contradicts."""
+    for spec in specs:
+        if not spec.unranked and spec.shape[:1] != (-1,):
+            named = f"{what} {quote(spec.name)}, {spec.describe()}"
+            raise RefusedError(f"batching: expected an open axis 0, got {named}")

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+from concord_proto.serverconfig.v1 import server_config_pb2
+from concord_server.config import Address, Config, ConfigError, parse, usage
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def parsed(tmp_path: Path, *arguments: str) -> Config:
+    config = parse(["--models", str(tmp_path), *arguments])
+    assert isinstance(config, Config)
+    return config
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_field_is_a_flag_and_every_flag_has_a_help() -> None:
+    text = usage()
+    for field in server_config_pb2.ServerConfig.DESCRIPTOR.fields:
+        assert f"--{field.name.replace('_', '-')} " in text, field.name
+
+
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert parsed(tmp_path) == Config(
+        models=tmp_path,
+        listen=Address("127.0.0.1", 50051),
+        http=Address("127.0.0.1", 9090),
+        certificates=None,
+        require_manifest=False,
+        reflection=True,
+        max_message_bytes=104857600,
+        max_batch_requests=10000,
+        drain_delay_seconds=0,
+        drain_grace_seconds=30,
+        intra_op_threads=1,
+        onnxruntime=None,
+        admin_listen=None,
+        staging=None,
+        repository_poll_seconds=1,
+        allow_integer_division=False,
+        admission_cache=Path("/cache/concord"),
+        admission_timeout_seconds=60,
+        admission_memory_bytes=16 << 30,
+    )
+
+
+def test_flags(tmp_path: Path) -> None:
+    config = parsed(
+        tmp_path,
+        "--listen=[::1]:0",
+        "--http",
+        "off",
+        "--require-manifest",
+        "--reflection=false",
+        "--max-message-bytes",
+        "1024",
+        "--drain-grace-ms=0",
+        "--drain-delay-ms",
+        "250",
+        "--intra-op-threads",
+        "2",
+    )
+    assert (str(config.listen), config.http) == ("[::1]:0", None)
+    assert (config.require_manifest, config.reflection, config.max_message_bytes) == (True, False, 1024)
+    assert (config.drain_grace_seconds, config.drain_delay_seconds, config.intra_op_threads) == (0, 0.25, 2)
+
+
+def test_texts_instead_of_a_server() -> None:
+    assert parse(["--help"]) == parse(["-h"]) == "help"
+    assert parse(["--models", "x", "--version"]) == "version"
+
+
+FILES = {
+    "snake.yaml": "models: {models}\nmax_batch_requests: 7\nplaintext: false\nhttp: off\n",
+    "camel.json": '{{"models": "{models}", "maxBatchRequests": "7", "http": "off"}}',
+    "tabs.yaml": 'models: "{models}"\nmaxBatchRequests: 7.0\nhttp: "off"\nlisten: null\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_and_flags_over_it(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text(FILES[name].format(models=tmp_path))
+    config = parse(["--config", str(file)])
+    assert isinstance(config, Config)
+    assert (config.models, config.max_batch_requests, config.http) == (tmp_path, 7, None)
+    config = parse(["--max-batch-requests", "8", "--config", str(file)])
+    assert isinstance(config, Config)
+    assert config.max_batch_requests == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("surprise: 1", '"surprise": there is no such field'),
+        (
+            "max_batch_requests: 1\nmaxBatchRequests: 2",
+            "max_batch_requests: expected once, got maxBatchRequests as well",
+        ),
+        ("listen: a\nlisten: b", 'expected YAML or JSON: "listen" comes twice'),
+        ("- a", "expected fields and their values"),
+        ("", "expected fields and their values"),
+        ("{", "expected YAML or JSON: "),
+        ("listen: 1", "listen: expected a text, got 1"),
+        ("plaintext: yes", 'plaintext: expected true or false, got "yes"'),
+        ("max_batch_requests: many", 'max_batch_requests: expected an integer, got "many"'),
+        ("max_batch_requests: 1.5", 'max_batch_requests: expected an integer, got "1.5"'),
+        ("max_batch_requests: [1]", 'max_batch_requests: expected an integer, got "[1]"'),
+        ("models: !!python/object/apply:os.getcwd []", "expected YAML or JSON: "),
+        ("[" * 5000, "expected YAML or JSON: "),
+        ("a" * ((1 << 20) + 1), "expected a file of at most 1048576 bytes that can be read"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text(text)
+    assert refusal("--config", str(file)).startswith(f'config "{file}": {message}')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--surprise"], "unknown flag: --surprise"),
+        (["--max_batch_requests", "1"], "unknown flag: --max_batch_requests"),
+        (["models"], 'expected flags only, got "models"'),
+        (["-models", "x"], 'expected flags only, got "-models"'),
+        (["--models"], "flag needs an argument: --models"),
+        ([], "models: expected a directory, got nothing"),
+        (["--models", "/nonexistent"], 'models: expected a directory, got "/nonexistent", which is none'),
+        (["--config", "/nonexistent"], 'config "/nonexistent": expected a file that can be read, got none'),
+        (["--plaintext=maybe"], 'plaintext: expected true or false, got "maybe"'),
+        (["--intra-op-threads", "two"], 'intra_op_threads: expected an integer, got "two"'),
+        (["--intra-op-threads", "9" * 30], 'intra_op_threads: expected an integer, got "' + "9" * 30 + '"'),
+        (["--intra-op-threads", "3000000000"], "intra_op_threads: expected an integer of 32 bits, got 3000000000"),
+    ],
+)
+def test_flags_that_are_refused(arguments: list[str], message: str) -> None:
+    assert refusal(*arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--intra-op-threads", "0"], "intra_op_threads: expected 1 to 2147483647, got 0"),
+        (["--max-message-bytes", "1023"], "max_message_bytes: expected 1024 to 2147483647, got 1023"),
+        (["--max-message-bytes", "2147483648"], "max_message_bytes: expected 1024 to 2147483647, got 2147483648"),
+        (["--max-batch-requests", "0"], "max_batch_requests: expected 1 to 2147483647, got 0"),
+        (["--drain-delay-ms", "-1"], "drain_delay_ms: expected 0 to 2147483647, got -1"),
+        (["--drain-grace-ms", "-1"], "drain_grace_ms: expected 0 to 2147483647, got -1"),
+        (["--listen", "50051"], 'listen: expected HOST:PORT, got "50051"'),
+        (["--listen", "127.0.0.1:65536"], 'listen: expected HOST:PORT, got "127.0.0.1:65536"'),
+        (["--listen", "127.0.0.1:080"], 'listen: expected HOST:PORT, got "127.0.0.1:080"'),
+        (["--listen", "::1:80"], 'listen: expected HOST:PORT, got "::1:80"'),
+        (["--listen", "a b:80"], 'listen: expected HOST:PORT, got "a b:80"'),
+        (["--http", "on"], 'http: expected HOST:PORT, got "on"'),
+        (["--tls-cert", "x"], "tls_cert: expected tls_key with it, got nothing"),
+        (["--tls-key", "x"], "tls_key: expected tls_cert with it, got nothing"),
+        (["--tls-client-ca", "x"], "tls_client_ca: expected tls_cert and tls_key with it, got neither"),
+        (["--tls-cert", "x", "--tls-key", "y", "--plaintext"], "plaintext: expected no tls_cert with it, got one"),
+        (["--tls-cert", "/none", "--tls-key", "y"], 'tls_cert: expected a file that can be read, got "/none"'),
+    ],
+)
+def test_values_that_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+    assert refusal("--models", str(tmp_path), *arguments) == message
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", ":0", "example.org:1", "10.0.0.1:1", "128.0.0.1:1"])
+def test_plaintext_is_for_loopback_or_by_flag(tmp_path: Path, address: str) -> None:
+    message = refusal("--models", str(tmp_path), "--listen", address)
+    assert message.startswith("listen: expected a loopback address where there are no certificates, got ")
+    assert "make certs" in message
+    config = parsed(tmp_path, "--listen", address, "--plaintext")
+    assert config.certificates is None
+    assert not config.reflection
+    assert parsed(tmp_path, "--listen", address, "--plaintext", "--reflection").reflection
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "127.9.8.7:1", "[::1]:0", "localhost:0"])
+def test_loopback_needs_no_flag(tmp_path: Path, address: str) -> None:
+    config = parsed(tmp_path, "--listen", address)
+    assert config.listen.loopback
+    assert str(config.listen) == address
+
+
+@pytest.fixture
+def pems(tmp_path: Path) -> Callable[[str], str]:
+    authority = trustme.CA()
+    one, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    files = {
+        "chain": b"".join(pem.bytes() for pem in one.cert_chain_pems),
+        "key": one.private_key_pem.bytes(),
+        "otherkey": other.private_key_pem.bytes(),
+        "ca": authority.cert_pem.bytes(),
+        "text": b"hello",
+        "broken": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        "brokenkey": b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    return lambda name: str(tmp_path / name)
+
+
+def test_certificates(tmp_path: Path, pems: Callable[[str], str]) -> None:
+    arguments = ["--tls-cert", pems("chain"), "--tls-key", pems("key"), "--listen", "0.0.0.0:0"]
+    config = parsed(tmp_path, *arguments)
+    assert config.certificates is not None
+    assert config.certificates.client_authorities is None
+    config = parsed(tmp_path, *arguments, "--tls-client-ca", pems("ca"))
+    assert config.certificates is not None
+    assert config.certificates.client_authorities == Path(pems("ca")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "authorities", "message"),
+    [
+        ("text", "key", None, "tls_cert: expected PEM with a CERTIFICATE"),
+        ("key", "key", None, "tls_cert: expected PEM with a CERTIFICATE"),
+        ("broken", "key", None, "tls_cert: expected a certificate that can be parsed"),
+        ("chain", "chain", None, "tls_key: expected PEM with a PRIVATE KEY"),
+        ("chain", "otherkey", None, "tls_key: expected the private key of tls_cert's certificate: key values mismatch"),
+        ("chain", "brokenkey", None, "tls_key: expected the private key of tls_cert's certificate"),
+        ("chain", "key", "text", "tls_client_ca: expected PEM with a CERTIFICATE"),
+        ("chain", "key", "broken", "tls_client_ca: expected a certificate that can be parsed"),
+        ("chain", "key", "absent", "tls_client_ca: expected a file that can be read"),
+    ],
+)
+def test_certificates_that_are_refused(
+    tmp_path: Path, pems: Callable[[str], str], cert: str, key: str, authorities: str | None, message: str
+) -> None:
+    arguments = ["--models", str(tmp_path), "--tls-cert", pems(cert), "--tls-key", pems(key)]
+    if authorities:
+        arguments += ["--tls-client-ca", pems(authorities)]
+    assert refusal(*arguments).startswith(message)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text())
+def test_whatever_a_file_holds_is_read_or_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "any"
+    file.write_text(text)
+    assert refusal("--config", str(file))
