@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 from build_fixtures import (
+    BOOL,
     FLOAT,
     STRING,
     feature,
@@ -26,6 +27,7 @@ from build_fixtures import (
     prediction,
     tensor,
     text,
+    truth,
 )
 from concord_export.package import write_package
 from concord_proto.inference.v1 import model_pb2
@@ -176,6 +178,17 @@ def _write_bad_bindings(root: Path) -> None:
         root,
         "broken-index",
         by=manifest("A prediction from beyond the row.", [feature("x", FLOAT)], [prediction("y", index=5)]),
+    )
+    package(
+        root,
+        "broken-bool-prediction",
+        model=graph(
+            [tensor("x", TensorProto.BOOL, "N", 1)],
+            [tensor("y", TensorProto.BOOL, "N", 1)],
+            [node("Identity", ["x"], ["y"])],
+        ),
+        by=manifest("A prediction from bools, which are no numbers.", [feature("x", BOOL)], [prediction("y")]),
+        proof=golden(({"x": truth(True)}, {"y": 1}, {})),
     )
     without_default = feature("x", FLOAT)
     without_default.feature.required = False

@@ -505,21 +505,19 @@ def write_numbers(root: Path) -> None:
             [
                 tensor("i", TensorProto.INT64, "N", 1),
                 tensor("d", TensorProto.DOUBLE, "N", 1),
-                tensor("b", TensorProto.BOOL, "N", 1),
             ],
             [
                 tensor("i_out", TensorProto.INT64, "N", 1),
                 tensor("d_out", TensorProto.DOUBLE, "N", 1),
-                tensor("b_out", TensorProto.BOOL, "N", 1),
             ],
-            [node("Identity", [name], [name + "_out"]) for name in "idb"],
+            [node("Identity", [name], [name + "_out"]) for name in "id"],
         ),
         manifest=manifest(
-            "Predictions from an integer, a double and a bool: rounded to float32.",
-            [feature("i", INT64), feature("d", DOUBLE), feature("b", BOOL)],
-            [prediction("i", "i_out"), prediction("d", "d_out"), prediction("b", "b_out")],
+            "Predictions from an integer and a double: rounded to float32.",
+            [feature("i", INT64), feature("d", DOUBLE)],
+            [prediction("i", "i_out"), prediction("d", "d_out")],
         ),
-        golden=golden(({"i": integer(2), "d": wide(0.5), "b": truth(True)}, {"i": 2, "d": 0.5, "b": 1}, {})),
+        golden=golden(({"i": integer(2), "d": wide(0.5)}, {"i": 2, "d": 0.5}, {})),
     )
     write_package(
         root / "uint64" / "1",

@@ -62,8 +62,7 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _FORBIDDEN = {
     "a path": re.compile(r"(?<![\w./<])/(?:[\w.+@-]+/)*[\w.+@-]+|(?<!\w)[A-Za-z]:\\"),
     "an address": re.compile(r"0x[0-9a-fA-F]{6,}"),
-    "a place in source code": re.compile(r"\.(?:cc|cpp|c|h|go|py|rs)(?::\d+|\", line \d+)|\bline \d+, in \b"),
-    "a stack": re.compile(r"Traceback \(most recent|goroutine \d+ \["),
+    "a stack": re.compile(r"Traceback \(most recent|\bline \d+, in \b|goroutine \d+ \[|\.go:\d+ \+0x"),
 }
 _VERSION = re.compile(r"[1-9][0-9]*")
 _SLACK_MS = 1.0
