@@ -9,9 +9,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from concord_server import __version__, telemetry
 from concord_server.config import Config, ConfigError, parse, usage
+
+if TYPE_CHECKING:
+    from concord_server.repository import Repository
 
 EXIT_STOPPED = 0
 EXIT_FAILURE = 1
@@ -86,7 +90,7 @@ async def _serve(config: Config) -> int:
 
     health = Health(SERVICE_NAMES)
 
-    def changed(model_id: str, ready: bool) -> None:
+    def changed(model_id: str, ready: bool | None) -> None:
         loop.call_soon_threadsafe(health.set_model, model_id, ready)
 
     repository = Repository(
@@ -121,14 +125,17 @@ async def _serve(config: Config) -> int:
         line = {"grpc": str(config.listen._replace(port=port)), "http": http, "pid": os.getpid()}
         print(json.dumps(line, separators=(",", ":")), flush=True)
         _log.info("serving", grpc=line["grpc"], http=http, tls=config.certificates is not None)
+        following = asyncio.ensure_future(_follow(repository, config.repository_poll_seconds))
         await stopping
+        following.cancel()
 
     delay, grace = config.drain_delay_seconds, config.drain_grace_seconds
     _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
     await server.drain(delay, grace)
     listener.stop()
     executor.close()
-    if executor.busy or not loading.done():
+    repository.close()
+    if executor.busy or repository.busy:
         _log.warning("work under way did not finish within the grace")
         _log.info("stopped")
         # Python would wait for its threads; the grace is over.
@@ -136,6 +143,14 @@ async def _serve(config: Config) -> int:
         os._exit(EXIT_STOPPED)
     _log.info("stopped")
     return EXIT_STOPPED
+
+
+async def _follow(repository: Repository, seconds: float) -> None:
+    """Follows the disk until it is cancelled."""
+    while seconds:
+        await asyncio.sleep(seconds)
+        # In a thread: a disk may be slow.
+        await asyncio.to_thread(repository.look)
 
 
 def _listen_on(host: str, port: int) -> str:

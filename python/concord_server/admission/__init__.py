@@ -2,10 +2,12 @@
 """Which ONNX graphs may be loaded: what they may use, how large they may grow, what could bring the process down.
 
 The rules, with their reasons, are in docs/admission.md; the Go server follows the same ones and refuses with the same
-words. Judging imports the `onnx` package and takes the time that a hostile graph makes it take, so it belongs in a
-child process.
+words. Judging imports the `onnx` package and takes the time that a hostile graph makes it take, so it is done in a
+child process, which then loads the graph once on trial.
 """
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from concord_server.admission.refused import AdmissionError
+
+__all__ = ["AdmissionError"]

@@ -29,14 +29,14 @@ class Loader(Protocol):
     def __call__(self, graph: bytes, files: Mapping[str, bytes], /) -> Session: ...
 
 
-Admit = Callable[[bytes, Mapping[str, bytes]], str | None]
-"""Judges a graph and its files before a Loader sees them: what is wrong with them, fit for callers, or None."""
+Admit = Callable[[bytes, Mapping[str, bytes]], None]
+"""Judges a graph and its files before a Loader sees them. Raises AdmissionError."""
 
 
 def load_version(
     root: Path, model_id: str, number: str, *, load: Loader, admit: Admit, require_manifest: bool
 ) -> tuple[Model, About]:
-    """Makes one version ready. Raises RefusedError, feature.BindError, Fault or SessionError."""
+    """Makes one version ready. Raises RefusedError, AdmissionError, feature.BindError or Fault."""
     with (
         open_directory(os.fspath(root)) as top,
         open_directory(model_id, top) as parent,
@@ -49,9 +49,7 @@ def load_version(
         raise RefusedError(f"kind {kind_text(kind)} is not served here")
     if kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
         raise RefusedError("kind: expected a kind, got nothing")
-    wrong = admit(contents.graph, contents.external)
-    if wrong is not None:
-        raise RefusedError(wrong)
+    admit(contents.graph, contents.external)
     try:
         session = load(contents.graph, contents.external)
     except SessionError as error:

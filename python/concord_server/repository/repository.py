@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from concord_server import feature, telemetry
+from concord_server.admission import AdmissionError
 from concord_server.fault import Fault, Reason, quote, shown
 from concord_server.model import Model, kind_text, version_order
 from concord_server.repository.disk import RefusedError, open_directory
@@ -25,6 +26,9 @@ __all__ = ["Repository"]
 _log = telemetry.log(__name__)
 
 _UNREADABLE: Look = ("unreadable",)
+
+_Key = tuple[str, str]
+"""A model's id and a version's number."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,10 +71,12 @@ class Repository:
         self._looking = threading.Lock()  # one look at a time
         self._missed: set[str] = set()  # models that the last look did not find
         self._told: dict[str, str] = {}  # what was left out at the last look, and why
-        self._lock = threading.Lock()  # what follows; readers take the whole mapping of entries as it is
-        self._directories: dict[tuple[str, str], _Directory] = {}
+        self._lock = threading.Lock()  # of what follows; readers take the whole mapping of entries as it is
+        self._directories: dict[_Key, _Directory] = {}
+        self._settled: list[_Key] = []  # to be loaded
         self._entries: Mapping[str, Entry] = {}
-        self._loads: set[Future[None]] = set()
+        self._running = 0
+        self._closed = False
 
     @property
     def entries(self) -> list[Entry]:
@@ -100,13 +106,14 @@ class Repository:
             with self._lock:
                 for model_id, model in found.items():
                     for number, look in (model or Found()).versions.items():
-                        self._directories[model_id, number] = _Directory(seen=look or _UNREADABLE)
-                self._publish({model_id: self._step(model_id, model, [])[0] for model_id, model in found.items()})
+                        # As if they had been seen before: what is there at the start is loaded at once.
+                        self._directories[model_id, number] = _Directory(seen=_UNREADABLE if look is None else look)
+                self._publish({model_id: self._step(model_id, model) for model_id, model in found.items()})
 
     def load(self) -> None:
         """Loads all versions that `list` found, several at a time; returns when each is ready or has failed."""
         with self._lock:
-            begun = [self._begin(key, directory) for key, directory in self._directories.items()]
+            begun = self._begin()
         wait(begun)
 
     def look(self) -> Sequence[Future[None]]:
@@ -114,8 +121,7 @@ class Repository:
 
         New and changed files are loaded when two looks in a row have found them the same, so what is still being
         written is left alone; and gone is what two looks in a row have missed, so that a directory may be replaced
-        by two renames. Gives the loads that it has begun. Raises nothing: a directory that cannot be read changes
-        nothing.
+        by two renames. Gives the loads that it has begun. Raises nothing: what cannot be read changes nothing.
         """
         with self._looking:
             try:
@@ -123,18 +129,183 @@ class Repository:
             except RefusedError as error:
                 self._tell({".": str(error)})
                 return ()
-            missed = self._entries.keys() - found.keys() - self._missed
-            self._missed = self._entries.keys() - found.keys()
-            settled: list[tuple[str, str]] = []
             with self._lock:
-                entries: dict[str, Entry] = {}
-                for model_id in self._entries.keys() | found.keys():
-                    if model_id in missed:
-                        entries[model_id] = self._entries[model_id]
-                    elif model_id in found:
-                        entries[model_id], more = self._step(model_id, found[model_id], settled)
-                        settled = more
-                for key in [key for key in self._directories if key[0] not in entries]:
-                    del self._directories[key]
+                missing = self._entries.keys() - found.keys()
+                entries = {model_id: self._step(model_id, model) for model_id, model in found.items()}
+                entries |= {model_id: self._entries[model_id] for model_id in missing - self._missed}
+                for model_id in missing & self._missed:
+                    self._forget(self._entries[model_id])
+                self._missed = missing
                 self._publish(entries)
-                return [self._begin(key, self._directories[key]) for key in settled]
+                self._drop_drained()
+                return self._begin()
+
+    def close(self) -> None:
+        """Loads nothing more, and does not wait for what is being loaded."""
+        with self._lock:
+            self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a version is being loaded."""
+        return self._running > 0
+
+    def _scan(self) -> Mapping[str, Found | None]:
+        told: dict[str, str] = {}
+        with open_directory(os.fspath(self._directory)) as root:
+            found = scan(root, told.__setitem__)
+        self._tell(told)
+        return found
+
+    def _tell(self, told: dict[str, str]) -> None:
+        """Logs what is left out; the same trouble once, not at every look."""
+        for name, why in told.items():
+            if self._told.get(name) != why:
+                _log.warning("left out of the repository", name=shown(name), reason=why)
+        self._told = told
+
+    def _step(self, model_id: str, found: Found | None) -> Entry:
+        """A model after a look."""
+        known = self._entries.get(model_id, Entry(model_id, {}, ()))
+        if found is None:
+            return known
+        before = {version.number: version for version in known.versions}
+        versions = []
+        for number in sorted(before.keys() | found.versions.keys(), key=version_order):
+            version = before.get(number)
+            if number in found.versions:
+                versions.append(self._found((model_id, number), version, found.versions[number]))
+            elif version is not None and (left := self._missing((model_id, number), version)) is not None:
+                versions.append(left)
+        return Entry(model_id, known.labels if found.labels is None else found.labels, tuple(versions))
+
+    def _found(self, key: _Key, version: Version | None, look: Look | None) -> Version:
+        """A version whose directory is there; queues it where it is to be loaded."""
+        directory = self._directories.setdefault(key, _Directory())
+        directory.missed = False
+        if look is None:
+            if version is not None and version.model is not None:
+                return version
+            look = _UNREADABLE
+        if version is None or version.state is State.DRAINING:
+            version = Version(key[1], State.LOADING)
+        if look != directory.tried:
+            if version.state is State.FAILED:
+                version = Version(key[1], State.LOADING)
+                directory.tried = None  # whatever it turns out to be, it is tried again
+            if look == directory.seen and not directory.loading:
+                directory.tried = look
+                directory.loading = True
+                self._settled.append(key)
+        directory.seen = look
+        return version
+
+    def _missing(self, key: _Key, version: Version) -> Version | None:
+        """A version whose directory is not there; None where nothing is left of it."""
+        if version.state is State.DRAINING:
+            return version
+        directory = self._directories[key]
+        if not directory.missed:
+            directory.missed = True
+            return version
+        del self._directories[key]
+        _log.info("model version removed", model_id=key[0], model_version=key[1])
+        if version.model is None:
+            return None
+        return Version(key[1], State.DRAINING, about=version.about, leaving=weakref.ref(version.model))
+
+    def _forget(self, entry: Entry) -> None:
+        """A model whose directory has gone."""
+        for version in entry.versions:
+            if self._directories.pop((entry.model_id, version.number), None) is not None:
+                _log.info("model version removed", model_id=entry.model_id, model_version=version.number)
+
+    def _drop_drained(self) -> None:
+        """Takes the draining versions out that no request holds any more."""
+        entries = dict(self._entries)
+        for model_id, entry in self._entries.items():
+            left = tuple(v for v in entry.versions if v.leaving is None or v.leaving() is not None)
+            if len(left) < len(entry.versions):
+                entries[model_id] = replace(entry, versions=left)
+        self._entries = entries
+
+    def _publish(self, entries: Mapping[str, Entry]) -> None:
+        before, self._entries = self._entries, entries
+        for model_id, entry in entries.items():
+            ready = entry.default is not None
+            if model_id not in before or (before[model_id].default is not None) != ready:
+                self._changed(model_id, ready)
+        for model_id in before.keys() - entries.keys():
+            self._changed(model_id, None)
+
+    def _begin(self) -> Sequence[Future[None]]:
+        """Begins to load what has settled."""
+        keys, self._settled = self._settled, []
+        if self._closed:
+            return ()
+        return [self._threads.submit(self._load_one, key, self._directories[key]) for key in keys]
+
+    def _load_one(self, key: _Key, directory: _Directory) -> None:
+        with self._lock:
+            self._running += 1
+        try:
+            begin = time.perf_counter()
+            version, cause = self._loaded(*key)
+            kept = self._take(key, directory, version)
+            if kept is not None:
+                _report(key[0], version, time.perf_counter() - begin, cause, kept)
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _take(self, key: _Key, directory: _Directory, version: Version) -> bool | None:
+        """Publishes what has been loaded, and tells whether an older one goes on; None where it left meanwhile."""
+        model_id, number = key
+        with self._lock:
+            directory.loading = False
+            if self._directories.get(key) is not directory:
+                return None
+            entry = self._entries[model_id]
+            kept = version.model is None and any(v.number == number and v.model is not None for v in entry.versions)
+            if not kept:
+                versions = tuple(version if other.number == number else other for other in entry.versions)
+                self._publish({**self._entries, model_id: replace(entry, versions=versions)})
+            return kept
+
+    def _loaded(self, model_id: str, number: str) -> tuple[Version, str]:
+        """A version that is ready or failed, and the cause for the log; raises nothing, whatever lies on disk.
+
+        No exception is kept: its traceback would keep the model's bytes.
+        """
+        try:
+            model, about = load_version(
+                self._directory,
+                model_id,
+                number,
+                load=self._load,
+                admit=self._admit,
+                require_manifest=self._require_manifest,
+            )
+        except (RefusedError, AdmissionError, feature.BindError, Fault) as error:
+            return _failed(model_id, number, str(error)), repr(error.__cause__ or error)
+        except Exception as error:  # a defect here must not take the other models down
+            _log.error("loading a model version failed", model_id=model_id, model_version=number, cause=error)
+            return _failed(model_id, number, "internal error"), repr(error)
+        return Version(number, State.READY, model=model, about=about), ""
+
+
+def _failed(model_id: str, number: str, why: str) -> Version:
+    text = f"model {quote(model_id)} version {shown(number)} failed to load: {why}"
+    return Version(number, State.FAILED, fault=Fault(Reason.MODEL_FAILED, text).at(model_id, number))
+
+
+def _report(model_id: str, version: Version, seconds: float, cause: str, kept: bool) -> None:
+    at = {"model_id": model_id, "model_version": version.number}
+    if version.model is None or version.about is None:
+        message = version.fault.message if version.fault else ""
+        more = {"kept": "the one loaded before goes on"} if kept else {}
+        _log.error("model version failed", **at, error=message, cause=cause, **more)
+        return
+    kind, load_ms = kind_text(version.model.kind), round(seconds * 1000)
+    _log.info("model version ready", **at, kind=kind, verified=version.about.verified, load_ms=load_ms)

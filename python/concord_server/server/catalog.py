@@ -66,7 +66,8 @@ def _version(version: Version) -> model_pb2.ModelVersion:
     described = model_pb2.ModelVersion(version=version.number, state=version.state.value)
     if version.fault is not None:
         described.error.CopyFrom(status_of(version.fault))
-    model, about = version.model, version.about
+    model = version.leaving() if version.leaving else version.model
+    about = version.about
     if model is None or about is None:
         return described
     described.kind = model.kind
@@ -83,6 +84,7 @@ def _version(version: Version) -> model_pb2.ModelVersion:
     described.quality.extend(about.quality)
     described.batchable = model.batchable
     described.max_batch_rows = about.max_batch_rows
+    described.quality.extend(about.quality)
     described.ready_time.FromNanoseconds(int(about.ready_time * 1e9))
     return described
 

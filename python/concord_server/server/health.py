@@ -36,9 +36,13 @@ class Health:
         """Whether the server as a whole answers."""
         return bool(self._statuses[""] == _SERVING)
 
-    def set_model(self, model_id: str, ready: bool) -> None:
-        """Says whether a version of a model is ready."""
-        self._set({f"models/{model_id}": _SERVING if ready else _NOT_SERVING})
+    def set_model(self, model_id: str, ready: bool | None) -> None:
+        """Says whether a version of a model is ready; None is that there is no such model any more."""
+        name = f"models/{model_id}"
+        if ready is not None:
+            self._set({name: _SERVING if ready else _NOT_SERVING})
+        elif not self._stopped and self._statuses.pop(name, None) is not None:
+            self._wake()
 
     def set_serving(self) -> None:
         """Says that the server and its services answer."""

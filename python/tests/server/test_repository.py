@@ -14,8 +14,9 @@ import pytest
 from concord_proto.inference.v1 import inference_service_pb2
 from concord_proto.modelpackage.v1 import golden_pb2
 from concord_server import ort
+from concord_server.admission import AdmissionError
 from concord_server.fault import Fault, Reason
-from concord_server.model import Call, Session, SessionError
+from concord_server.model import Call, Session
 from concord_server.repository import Repository, State, Version
 from concord_server.repository.disk import RefusedError
 from concord_server.repository.package import parse_manifest
@@ -316,7 +317,7 @@ def test_what_admission_refuses_is_not_loaded(kit: SimpleNamespace, tmp_path: Pa
     kit.write_identity(tmp_path)
 
     def admit(_graph: bytes, _files: Mapping[str, bytes]) -> None:
-        raise SessionError("model.onnx: too large")
+        raise AdmissionError("model.onnx: too large")
 
     def load(*_: Any) -> Session:
         raise AssertionError("loaded")
