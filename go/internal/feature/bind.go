@@ -196,7 +196,7 @@ func (p *Plan) bindPrediction(b *modelpackagev1.PredictionBinding, outputs []ten
 	if err != nil {
 		return err
 	}
-	if spec.DType == tensor.String {
+	if !spec.DType.IsFloat() && !spec.DType.IsInteger() {
 		return fmt.Errorf("expected a numeric output, got %s %s", fault.Quote(spec.Name), spec.Describe())
 	}
 	p.predictions = append(p.predictions, prediction{public: b.GetPrediction(), output: at, index: b.GetIndex()})

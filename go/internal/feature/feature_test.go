@@ -299,6 +299,9 @@ func TestBindingErrors(t *testing.T) {
 		{"no such output", two, ab(), func(m *modelpackagev1.Manifest) { m.Predictions[0].Output = "q" }, `prediction "p": the graph has no output "q"`},
 		{"index", two, ab(), func(m *modelpackagev1.Manifest) { m.Predictions[0].Index = 2 }, `prediction "p": index 2 is outside output "y", which has 2 in a row`},
 		{"negative index", two, ab(), func(m *modelpackagev1.Manifest) { m.Predictions[0].Index = -1 }, `prediction "p": expected an index of at least 0, got -1`},
+		{"prediction of text", append(slices.Clone(two), spec("s", tensor.String, -1)), append(ab(), bind("s", STRING, nil, "s", 0)), func(m *modelpackagev1.Manifest) { m.Predictions[0].Output = "texts" },
+			`prediction "p": expected a numeric output, got "texts" string [-1]`},
+		{"prediction of a bool", two, ab(), func(m *modelpackagev1.Manifest) { m.Predictions[0].Output = "flag" }, `prediction "p": expected a numeric output, got "flag" bool [-1]`},
 		{"output type", two, ab(), func(m *modelpackagev1.Manifest) {
 			m.Outputs = []*modelpackagev1.OutputBinding{{Output: &inferencev1.Output{Name: "o", Type: INT64}, OnnxOutput: "y"}}
 		}, `output "o": expected type FLOAT for output "y", float, got INT64`},
@@ -314,7 +317,7 @@ func TestBindingErrors(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(m)
 			}
-			_, err := FromManifest(m, c.inputs, anyOutput)
+			_, err := FromManifest(m, c.inputs, append(slices.Clone(anyOutput), spec("texts", tensor.String, -1), spec("flag", tensor.Bool, -1)))
 			if got := ""; err != nil && err.Error() != c.want || err == nil && c.want != got {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

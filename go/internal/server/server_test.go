@@ -746,6 +746,19 @@ func TestEveryReasonHasACode(t *testing.T) {
 	}
 }
 
+func TestEqualFaultsAreEqualBytes(t *testing.T) {
+	one := fault.Invalid(fault.FeatureMissing, "x", "expected a float, got nothing").At("m", "2")
+	want, err := proto.Marshal(statusOf(one))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if got, err := proto.Marshal(statusOf(one)); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("got %x, want %x (%v)", got, want, err)
+		}
+	}
+}
+
 func TestLongVersionStaysOutOfMetadata(t *testing.T) {
 	long := strings.Repeat("9", 1000)
 	got := statusOf(fault.New(fault.VersionNotFound, "x").At("m", long))

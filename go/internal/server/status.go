@@ -99,9 +99,10 @@ func statusOf(f *fault.Fault) *spb.Status {
 	return s
 }
 
+// detail packs a message. Equal messages give equal bytes: the metadata's order in them is not left to chance.
 func detail(message proto.Message) *anypb.Any {
-	packed, err := anypb.New(message)
-	if err != nil {
+	packed := &anypb.Any{}
+	if err := anypb.MarshalFrom(packed, message, proto.MarshalOptions{Deterministic: true}); err != nil {
 		panic(err) // Only invalid UTF-8 fails, and texts are made valid where they enter.
 	}
 	return packed
