@@ -110,11 +110,12 @@ async def _serve(config: Config) -> int:
     )
     # Listed before the first request, so that none is told that a model which is only loading does not exist.
     repository.list()
-    port = await server.start(_listen_on(config.listen.host, config.listen.port), config.certificates)
+    # Before gRPC, which would not let itself be forgotten once it has started.
     listener = HttpListener(health)
     http = ""
     if config.http is not None:
         http = str(config.http._replace(port=await listener.start(config.http.host, config.http.port)))
+    port = await server.start(_listen_on(config.listen.host, config.listen.port), config.certificates)
 
     loading = loop.run_in_executor(None, repository.load)
     stopping = asyncio.ensure_future(stop.wait())
