@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
 	"google.golang.org/grpc"
@@ -89,6 +90,8 @@ func (s *Server) guardUnary(method string, handler grpc.MethodHandler) grpc.Meth
 				reply, err = nil, grpcError(s.panicked(method, request, p))
 			}
 		}()
+		ctx, cancel := beforeReset(ctx)
+		defer cancel()
 		reply, err = handler(implementation, ctx, func(v any) error {
 			request = v
 			return s.receive(v, decode)
@@ -101,6 +104,17 @@ func (s *Server) guardUnary(method string, handler grpc.MethodHandler) grpc.Meth
 		}
 		return reply, nil
 	}
+}
+
+// beforeReset ends a call a little before its deadline. At the deadline gRPC resets the stream, and a caller whose clock is a moment behind would
+// read CANCELLED; so DEADLINE_EXCEEDED, with its details, has the time to reach it.
+func beforeReset(ctx context.Context) (context.Context, context.CancelFunc) {
+	const most = 5 * time.Millisecond
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, most)))
 }
 
 func (s *Server) guardStream(method string, handler grpc.StreamHandler) grpc.StreamHandler {

@@ -746,6 +746,35 @@ func TestEveryReasonHasACode(t *testing.T) {
 	}
 }
 
+func TestCallsEndBeforeTheirStreamIsReset(t *testing.T) {
+	early := func(left time.Duration) time.Duration {
+		ctx, cancel := context.WithTimeout(context.Background(), left)
+		defer cancel()
+		inner, cancelInner := beforeReset(ctx)
+		defer cancelInner()
+		outerEnd, _ := ctx.Deadline()
+		innerEnd, ok := inner.Deadline()
+		if !ok {
+			t.Fatal("no deadline")
+		}
+		return outerEnd.Sub(innerEnd)
+	}
+	if got := early(time.Hour); got != 5*time.Millisecond {
+		t.Errorf("of an hour: %v", got)
+	}
+	if got := early(10 * time.Millisecond); got > time.Millisecond {
+		t.Errorf("of 10 ms: %v", got)
+	}
+	if got := early(-time.Second); got > 0 {
+		t.Errorf("of a call that is late already: %v", got)
+	}
+	inner, cancel := beforeReset(context.Background())
+	defer cancel()
+	if _, ok := inner.Deadline(); ok {
+		t.Error("a call without a deadline got one")
+	}
+}
+
 func TestEqualFaultsAreEqualBytes(t *testing.T) {
 	one := fault.Invalid(fault.FeatureMissing, "x", "expected a float, got nothing").At("m", "2")
 	want, err := proto.Marshal(statusOf(one))
