@@ -177,7 +177,7 @@ def main() -> int:
             median = milliseconds(client, asked[0])
             console.print(
                 f"{server.name:6}  ready in {server.seconds_to_ready:.2f} s, "
-                f"{resident_megabytes(server.pid):.0f} MB resident, {median:.2f} ms a call from one caller (median of 51)",
+                f"{resident_megabytes(server.pid):.0f} MB resident, {median:.2f} ms a call alone (median of 51)",
                 highlight=False,
             )
         if different:
