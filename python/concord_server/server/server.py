@@ -35,6 +35,7 @@ _HEALTH = "grpc.health.v1.Health"
 SERVICE_NAMES = ("", "InferenceService", _INFERENCE, _CATALOG)
 """The names that health knows of the server and of what it serves."""
 
+_SETTLE_SECONDS = 0.1
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
 _OPTIONS = (
     # A port that is taken is an error, not a second server on the same port.
@@ -113,7 +114,11 @@ class Server(grpc.GenericRpcHandler):
             await asyncio.sleep(delay_seconds)
         self._draining = True
         self._health.end()
-        await self._grpc.stop(grace_seconds)
+        # From GOAWAY on, gRPC itself kills what clients had sent before they heard of it, as CANCELLED, which nobody
+        # retries. So callers are told first that the server is going: most of them are quiet when it goes.
+        settle_seconds = min(_SETTLE_SECONDS, grace_seconds)
+        await asyncio.sleep(settle_seconds)
+        await self._grpc.stop(grace_seconds - settle_seconds)
 
     def _make_methods(
         self, inference: Inference, catalog: Catalog

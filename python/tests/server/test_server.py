@@ -481,7 +481,10 @@ async def test_watchers_see_each_change_and_the_end(start: Start, kit: SimpleNam
     await asyncio.wait_for(draining, kit.LIMIT)
 
 
-async def test_a_drain_lets_work_under_way_finish(start: Start, kit: SimpleNamespace) -> None:
+async def test_a_drain_lets_work_under_way_finish(
+    start: Start, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("concord_server.server.server._SETTLE_SECONDS", 1.0)
     gate = kit.Gate(kit.doubling().inputs, kit.doubling().outputs)
     running = await start(gate, write=lambda root: kit.write_version(root / "m/1", {"model.onnx": b"g"}, None))
     call = asyncio.ensure_future(running.predict(kit.request(x=[1.0, 2.0])))
@@ -489,9 +492,7 @@ async def test_a_drain_lets_work_under_way_finish(start: Start, kit: SimpleNames
     draining = asyncio.ensure_future(running.server.drain(0, kit.LIMIT))
     await asyncio.sleep(0)
     assert not running.health.serving
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await running.predict(kit.request(x=[1.0, 2.0]))
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (await running.fails(PREDICT, kit.request(x=[1.0, 2.0]))).reason == "SERVER_DRAINING"
     assert not call.done()
     gate.open.set()
     assert (await call).timing.batch_rows == 1
