@@ -72,6 +72,7 @@ def _check_library(config: Config) -> None:
 async def _serve(config: Config) -> int:
     # After the configuration is known to be good: a bad one is told at once.
     from concord_server import ort
+    from concord_server.admission import Admission, Limits, Trials, Verdicts
     from concord_server.batch import Executor
     from concord_server.repository import Repository
     from concord_server.server import Health, HttpListener, Server
@@ -93,10 +94,18 @@ async def _serve(config: Config) -> int:
     def changed(model_id: str, ready: bool | None) -> None:
         loop.call_soon_threadsafe(health.set_model, model_id, ready)
 
+    admission = Admission(
+        Trials(Limits(config.admission_timeout_seconds, config.admission_memory_bytes)),
+        Verdicts(config.admission_cache),
+        runtime=ort.VERSION,
+        intra_op_threads=config.intra_op_threads,
+        allow_integer_division=config.allow_integer_division,
+    )
     repository = Repository(
         config.models,
         ort.Runtime(config.intra_op_threads).load,
         require_manifest=config.require_manifest,
+        admit=admission.admit,
         changed=changed,
     )
     executor = Executor()
@@ -135,6 +144,7 @@ async def _serve(config: Config) -> int:
     await server.drain(delay, grace)
     listener.stop()
     executor.close()
+    admission.close()
     repository.close()
     if executor.busy or repository.busy:
         _log.warning("work under way did not finish within the grace")

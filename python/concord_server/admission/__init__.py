@@ -8,6 +8,9 @@ child process, which then loads the graph once on trial.
 
 from __future__ import annotations
 
+from concord_server.admission.admission import Admission
 from concord_server.admission.refused import AdmissionError
+from concord_server.admission.trial import Limits, Trials
+from concord_server.admission.verdicts import Verdicts
 
-__all__ = ["AdmissionError"]
+__all__ = ["Admission", "AdmissionError", "Limits", "Trials", "Verdicts"]

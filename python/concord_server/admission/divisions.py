@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
 
 from concord_server.admission.operators import ABSENT_TYPE, GIVES, GIVES_INPUT, TYPE_ATTRIBUTE
 from concord_server.admission.refused import Refused
+from concord_server.fault import quote
 
 UNKNOWN = TensorProto.UNDEFINED
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
@@ -133,7 +133,7 @@ def _check_division(node: NodeProto, inputs: Sequence[Value]) -> None:
             elem_type = value.elem_type
     if elem_type in _FLOATS or (len(inputs) == 2 and inputs[1].safe):
         return
-    name = json.dumps(node.name, ensure_ascii=False)
+    name = quote(node.name)
     raise Refused(
         f"integer {node.op_type} (node {name}) by a divisor that an input can make 0 or -1 is refused: it can stop the "
         "process; allow_integer_division admits it"

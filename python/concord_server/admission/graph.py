@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
@@ -13,6 +12,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from concord_server.admission.divisions import Divisions
 from concord_server.admission.operators import CONTRIB_OPERATORS
 from concord_server.admission.refused import Refused
+from concord_server.fault import quote, shown
 
 __all__ = ["Refused", "check"]
 
@@ -79,7 +79,7 @@ def check(serialized: bytes, *, external_files: frozenset[str] = frozenset(), in
 
 def _check_value_type(value: onnx.ValueInfoProto) -> None:
     kind = value.type.WhichOneof("value")
-    name = json.dumps(value.name, ensure_ascii=False)
+    name = quote(value.name)
     if kind == "tensor_type":
         elem_type = value.type.tensor_type.elem_type
         if elem_type not in SERVED_TYPES:
@@ -133,10 +133,10 @@ class _Checker:
         domain = "" if node.domain == "ai.onnx" else node.domain
         if function_key(node, node.op_type) not in self.functions and domain not in ("", "ai.onnx.ml"):
             if domain != "com.microsoft":
-                shown = json.dumps(domain, ensure_ascii=False)
-                raise Refused(f"operator domain {shown} is not admitted (operator {node.op_type})")
+                quoted = quote(domain)
+                raise Refused(f"operator domain {quoted} is not admitted (operator {shown(node.op_type)})")
             if node.op_type not in CONTRIB_OPERATORS:
-                raise Refused(f"operator com.microsoft.{node.op_type} is not on the list of admitted operators")
+                raise Refused(f"operator com.microsoft.{shown(node.op_type)} is not on the list of admitted operators")
         for attribute in node.attribute:
             if (
                 attribute.name == "blocksize"
@@ -168,7 +168,7 @@ class _Checker:
         if tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data:
             return
         if not any(e.key == "location" and e.value in self._external_files for e in tensor.external_data):
-            name = json.dumps(tensor.name, ensure_ascii=False)
+            name = quote(tensor.name)
             raise Refused(f"tensor {name} has its data in a file that is not part of the package")
 
     def expansion(self, graph: GraphProto) -> None:
@@ -186,8 +186,8 @@ class _Checker:
                 function = self.functions.get(key)
                 if function is not None:
                     if key in active:
-                        shown = json.dumps(node.op_type, ensure_ascii=False)
-                        raise Refused(f"function {shown} calls itself")
+                        quoted = quote(node.op_type)
+                        raise Refused(f"function {quoted} calls itself")
                     if key not in sizes:
                         active.add(key)
                         sizes[key] = count(function.node)
