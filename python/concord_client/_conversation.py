@@ -225,14 +225,22 @@ def _encode(model_id: str, row: Row, slots: Slots | None) -> Encoded:
         if not isinstance(name, str):
             raise TypeError(f"features: expected names that are str, got {type(name).__name__}")
         try:
-            write_value(request.features[name], value, slots.get(name) if slots else None)
+            write_value(request.features[_checked_name(name)], value, slots.get(name) if slots else None)
         except RefusedError as error:
-            field = quote(name)
+            field = quote(name.encode(errors="replace").decode())
             refused.append(error)
             violations.append(Violation(f"features[{field}]", f"feature {field}: {error.text}"))
             if len(violations) == _MOST_VIOLATIONS:
                 break
     return refusal(refused[0].reason, violations, {"model_id": model_id}) if refused else request
+
+
+def _checked_name(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise RefusedError("FEATURE_UNKNOWN", "expected a name of text, got surrogates that are none") from None
+    return name
 
 
 def _same(a: Encoded, b: Encoded) -> bool:

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from concord_client import Feature, Model, ModelVersion
 from concord_client._values import quote
 from concord_client.command import completion
-from concord_client.command.connection import Connection, with_connection
+from concord_client.command.connection import Connection, Text, with_connection
 from concord_client.command.failure import FailedError, told, versions_there
 from concord_client.command.results import json_text
 from concord_client.command.screen import line, table, title, visible
@@ -58,9 +58,10 @@ def models(connection: Connection, output: str) -> None:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", shell_complete=completion.models)
+@click.argument("model", type=Text(), metavar="MODEL", shell_complete=completion.models)
 @click.option(
     "--version",
+    type=Text(),
     metavar="NUMBER|LABEL",
     default="",
     shell_complete=completion.versions,

@@ -81,7 +81,8 @@ def _features(model: Model, version: str) -> dict[str, Feature]:
 
 
 def _model(context: click.Context) -> Model | None:
-    model_id = context.params.get("model")
+    # Behind an option that has no value yet click has not come to name the arguments.
+    model_id = context.params.get("model") or next(iter(context.args), None)
     return _asked(context, lambda client: client.model(model_id), None) if model_id else None
 
 
@@ -105,7 +106,7 @@ _BASH = """\
             plain)
                 COMPREPLY+=("$value")
                 # So that bash quotes blanks and brackets in names.
-                compopt -o filenames
+                [[ $value == *[!A-Za-z0-9_.=/-]* ]] && compopt -o filenames
                 [[ $value == *= ]] && compopt -o nospace ;;
         esac
     done < <(COMP_WORDS="${COMP_LINE:0:COMP_POINT}" COMP_CWORD="$2" %(complete_var)s=bash_complete "$1" 2>/dev/null)

@@ -22,6 +22,20 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+class Text(click.ParamType[str]):
+    """Text that can be sent: an argument's bytes may be no UTF-8."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"expected UTF-8, got {text!r}", param, ctx)
+        return text
+
+
 class Duration(click.ParamType[float]):
     """Seconds: 30, 1.5, 500ms, 2m."""
 

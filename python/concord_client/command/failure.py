@@ -53,15 +53,16 @@ def explanation(error: ConcordError, connection: Connection, client: Client, mod
     """What failed, and what may help. May ask the server what it has."""
     if not error.reason and error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return _unreachable(error, connection)
-    lines = [str(error)]
-    if len(error.violations) > 1:
-        lines += [f"  {violation.description}" for violation in error.violations]
+    # The message is the first violation's.
+    lines = [str(error), *(f"  {violation.description}" for violation in error.violations[1:])]
     if error.code is grpc.StatusCode.UNIMPLEMENTED and not error.reason:
         lines.append(f"Is the server at {connection.server} a Concord server?")
     elif error.reason == "MODEL_NOT_FOUND":
-        lines += _models(client, model_id)
+        ids = [model.model_id for model in _models(client)]
+        lines[0] += did_you_mean(model_id, ids)
+        lines.append(f"The server has {listed(ids)}" if ids else "The server has no models.")
     elif error.reason in ("VERSION_NOT_FOUND", "LABEL_NOT_FOUND"):
-        lines += _versions(client, model_id)
+        lines += [f"The model has {versions_there(model)}" for model in _models(client) if model.model_id == model_id]
     elif error.reason.startswith("FEATURE_"):
         lines.append(f"`concord describe {model_id}` shows the model's features.")
     elif error.code is grpc.StatusCode.UNAUTHENTICATED:
@@ -71,7 +72,8 @@ def explanation(error: ConcordError, connection: Connection, client: Client, mod
 
 def versions_there(model: Model) -> str:
     """The versions and labels of a model, in words."""
-    versions = ", ".join(version.version for version in model.versions) or "no versions"
+    numbers = ", ".join(version.version for version in model.versions)
+    versions = f"version{'s' if len(model.versions) > 1 else ''} {numbers}" if numbers else "no versions"
     labels = ", ".join(f"{label} ({number})" for label, number in model.labels.items())
     return versions + (f"; labels {labels}" if labels else "")
 
@@ -82,19 +84,10 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _models(client: Client, model_id: str) -> list[str]:
+def _models(client: Client) -> list[Model]:
+    """What the server has; nothing where it does not tell: the error that is explained says enough."""
     try:
-        ids = [model.model_id for model in client.models(timeout=_LOOK_UP_SECONDS)]
-    except ConcordError:
-        return []  # the catalog is extra here: the error says enough
-    if not ids:
-        return ["The server has no models."]
-    return [f"The server has {listed(ids)}{did_you_mean(model_id, ids)}"]
-
-
-def _versions(client: Client, model_id: str) -> list[str]:
-    try:
-        return [f"The model has {versions_there(client.model(model_id, timeout=_LOOK_UP_SECONDS))}"]
+        return client.models(timeout=_LOOK_UP_SECONDS)
     except ConcordError:
         return []
 
@@ -103,10 +96,7 @@ def service_hint(error: ConcordError, name: str, client: Client) -> str:
     """Which name of the health service was meant."""
     if not isinstance(error, NotFoundError):
         return ""
-    try:
-        ids = [f"models/{model.model_id}" for model in client.models(timeout=_LOOK_UP_SECONDS)]
-    except ConcordError:
-        ids = []
+    ids = [f"models/{model.model_id}" for model in _models(client)]
     if f"models/{name}" in ids:
         return f"\nA model's name is models/{name}"
     return f"\nNames are those of services and of models: {listed(ids)}{did_you_mean(name, ids)}" if ids else ""
@@ -119,7 +109,7 @@ def _unreachable(error: ConcordError, connection: Connection) -> str:
         cause = f"no answer within {connection.deadline:g} s (--deadline)"
     lines = [f"cannot reach a server at {connection.server} ({connection.source}) {how}: {cause}"]
     lower = cause.lower()
-    if "certificate" in lower and how == "over TLS":
+    if "certificate_verify" in lower and how == "over TLS":
         lines.append(
             "Pass --ca with the authority that signed the server's certificate, or --server-name with its name."
         )

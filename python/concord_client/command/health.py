@@ -10,14 +10,14 @@ import click
 from concord_client import Health, NotFoundError
 from concord_client.command import completion
 from concord_client.command.catalog import output_option
-from concord_client.command.connection import Connection, with_connection
+from concord_client.command.connection import Connection, Text, with_connection
 from concord_client.command.failure import EXIT_FAILED, FailedError, service_hint, told
 from concord_client.command.results import json_text
 from concord_client.command.screen import visible
 
 
 @click.command()
-@click.argument("name", metavar="[NAME]", default="", shell_complete=completion.services)
+@click.argument("name", type=Text(), metavar="[NAME]", default="", shell_complete=completion.services)
 @output_option
 @with_connection
 def health(connection: Connection, name: str, output: str) -> None:

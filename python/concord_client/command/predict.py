@@ -21,7 +21,7 @@ from concord_client._values import quote
 from concord_client.command import completion
 from concord_client.command.bulk import Asked, Bulk, StoppedError
 from concord_client.command.catalog import choose
-from concord_client.command.connection import Connection, with_connection
+from concord_client.command.connection import Connection, Text, with_connection
 from concord_client.command.failure import (
     EXIT_FAILED,
     FailedError,
@@ -31,8 +31,8 @@ from concord_client.command.failure import (
     told,
     versions_there,
 )
-from concord_client.command.results import Csv, JsonLines, Writer, document, json_text, values_of
-from concord_client.command.rows import Reading, Row, csv_rows, delimiter, json_rows, unknown_feature
+from concord_client.command.results import Csv, JsonLines, Writer, document, json_text, shortest, values_of
+from concord_client.command.rows import Reading, Row, csv_rows, delimiter, json_rows, text_of, unknown_feature
 from concord_client.command.screen import RowProgress, line, table, visible
 from concord_client.command.value import UnreadableError, read_text
 
@@ -52,7 +52,7 @@ _INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", shell_complete=completion.models)
+@click.argument("model", type=Text(), metavar="MODEL", shell_complete=completion.models)
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1, shell_complete=completion.values)
 @click.option(
     "--json",
@@ -73,18 +73,21 @@ _INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 )
 @click.option(
     "--version",
+    type=Text(),
     metavar="NUMBER|LABEL",
     default="",
     shell_complete=completion.versions,
     help="Which version answers. [default: the highest that is ready]",
 )
-@click.option("--request-id", default="", metavar="ID", help="Names the request in logs; row 7 of a file has ID-7.")
+@click.option(
+    "--request-id", type=Text(), default="", metavar="ID", help="Names the request in logs; row 7 of a file has ID-7."
+)
 @click.option("--delimiter", default=",", callback=_delimiter, metavar="CHAR", help="What parts a CSV's cells, or tab.")
 @click.option("--keep", multiple=True, metavar="COLUMN", help="Copy this column of the CSV to the output.")
 @click.option("--ignore-unknown", is_flag=True, help="Leave out columns and keys that the model does not have.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first row that fails.")
 @click.option(
-    "--chunk", default=256, show_default=True, type=click.IntRange(1), metavar="ROWS", help="Rows in one call."
+    "--chunk", default=512, show_default=True, type=click.IntRange(1), metavar="ROWS", help="Rows in one call."
 )
 @click.option("--in-flight", default=4, show_default=True, type=click.IntRange(1, 64), help="Calls at the same time.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress, summary or failed rows on stderr.")
@@ -217,8 +220,12 @@ def _full_document(outcome: Answer | ConcordError) -> dict[str, Any]:
     return {
         "model_id": outcome.model_id,
         **document(outcome),
-        "latency_ms": outcome.latency_ms,
-        "timing": {"queue_ms": timing.queue_ms, "compute_ms": timing.compute_ms, "batch_rows": timing.batch_rows},
+        "latency_ms": shortest(outcome.latency_ms),
+        "timing": {
+            "queue_ms": shortest(timing.queue_ms),
+            "compute_ms": shortest(timing.compute_ms),
+            "batch_rows": timing.batch_rows,
+        },
     }
 
 
@@ -250,8 +257,8 @@ def _many(connection: Connection, client: Client, model_id: str, file: Path, opt
         options.delimiter,
         options.keep,
     )
-    with _opened(file) as stream:
-        rows = (csv_rows if options.csv_file is not None else json_rows)(stream, reading)
+    with _opened(file) as text:
+        rows = (csv_rows if options.csv_file is not None else json_rows)(text, reading)
         with _written(options.out, file) as out:
             writer: Writer = (
                 JsonLines(out)
@@ -259,7 +266,7 @@ def _many(connection: Connection, client: Client, model_id: str, file: Path, opt
                 else Csv(out, version, options.keep, terminal=options.out is None and sys.stdout.isatty())
             )
             asked = Asked(model_id, version.version if version is not None else options.version, options.request_id)
-            failed = _run(connection, client, asked, rows, _Position(stream), writer, out, options)
+            failed = _run(connection, client, asked, rows, _Position(text), writer, out, options)
     if failed:
         sys.exit(EXIT_FAILED)
 
@@ -342,29 +349,31 @@ def _tell(progress: RowProgress, count: int, row: Row, error: ConcordError) -> N
 class _Position:
     """How far a file has been read, where that can be known."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self._buffer: Any = text.buffer  # its type does not say that it tells
         self.total: int | None = None
         with contextlib.suppress(OSError, ValueError):
-            status = os.fstat(stream.fileno())
-            if stat.S_ISREG(status.st_mode) and stream.seekable():
+            status = os.fstat(text.fileno())
+            if stat.S_ISREG(status.st_mode) and text.seekable():
                 self.total = status.st_size
 
     def __call__(self) -> int | None:
-        return self._stream.tell() if self.total is not None else None
+        return self._buffer.tell() if self.total is not None else None
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
-    if str(file) == "-":
-        yield sys.stdin.buffer
-        return
+def _opened(file: Path) -> Iterator[io.TextIOWrapper]:
     try:
-        stream = file.open("rb")
+        stream = sys.stdin.buffer if str(file) == "-" else file.open("rb")
     except OSError as error:
         raise UnfitError(f"{file}: {error.strerror}") from error
-    with stream:
-        yield stream
+    text = text_of(stream)
+    try:
+        yield text
+    finally:
+        text.detach()
+        if str(file) != "-":
+            stream.close()
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ class Csv:
             [
                 row.number,
                 *kept,
-                *(_cell(_short(predictions[n])) if n in predictions else "" for n in self._predictions),
+                *(_cell(shortest(predictions[n])) if n in predictions else "" for n in self._predictions),
                 *(_cell(_plain(outputs[n])) if n in outputs else "" for n in self._outputs),
                 outcome.model_version,
                 "",
@@ -100,7 +100,7 @@ def document(outcome: Answer | ConcordError) -> dict[str, Any]:
     return {
         "model_version": outcome.model_version,
         "request_id": outcome.request_id,
-        "predictions": {name: _short(value) for name, value in sorted(outcome.proto.predictions.items())},
+        "predictions": {name: shortest(value) for name, value in sorted(outcome.proto.predictions.items())},
         "outputs": {name: _plain(value) for name, value in sorted(outcome.proto.outputs.items())},
     }
 
@@ -110,7 +110,7 @@ def values_of(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Predictions and outputs as texts for people, in the order of their names."""
     return (
-        {name: _cell(_short(number)) for name, number in sorted(numbers.items())},
+        {name: _cell(shortest(number)) for name, number in sorted(numbers.items())},
         {name: _cell(_plain(value)) for name, value in sorted(values.items())},
     )
 
@@ -135,13 +135,13 @@ def _plain(value: FeatureValue) -> Any:
         return None
     held = getattr(value, kind)
     if kind == "float_value":
-        return _short(held)
+        return shortest(held)
     if kind == "float_array":
-        return [_short(element) for element in held.values]
+        return [shortest(element) for element in held.values]
     return list(held.values) if kind.endswith("_array") else held
 
 
-def _short(value: float) -> float:
+def shortest(value: float) -> float:
     """The shortest decimal that is this float32: 0.1, not 0.10000000149011612."""
     if math.isfinite(value):
         for digits in (6, 7, 8):

@@ -88,15 +88,15 @@ def _malformed(text: str, model_id: str) -> ConcordError:
     return refusal("REQUEST_MALFORMED", [Violation("", text)], {"model_id": model_id})
 
 
-def _text_of(stream: IO[bytes]) -> io.TextIOWrapper:
-    # Bytes that are no UTF-8 become surrogates, so that only their row is bad.
+def text_of(stream: IO[bytes]) -> io.TextIOWrapper:
+    """A file's text. Bytes that are no UTF-8 become surrogates, so that only their row is bad."""
     return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------
 
 
-def csv_rows(stream: IO[bytes], reading: Reading) -> Iterator[Row]:
+def csv_rows(text: io.TextIOWrapper, reading: Reading) -> Iterator[Row]:
     """The rows of a CSV whose header names the features.
 
     Arrays are JSON in a cell. An empty cell is the empty text for a text feature, and not given for any other.
@@ -104,7 +104,7 @@ def csv_rows(stream: IO[bytes], reading: Reading) -> Iterator[Row]:
     Raises UnfitError where the header does not fit the model, before there is a row; FailedError in a line without end.
     """
     csv.field_size_limit(_LONGEST)
-    reader = csv.reader(_lines(_text_of(stream)), delimiter=reading.delimiter, strict=True)
+    reader = csv.reader(_lines(text), delimiter=reading.delimiter, strict=True)
     try:
         header = next(reader, None)
     except csv.Error as error:
@@ -226,12 +226,12 @@ def delimiter(text: str) -> str:
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def json_rows(stream: IO[bytes], reading: Reading) -> Iterator[Row]:
+def json_rows(text: io.TextIOWrapper, reading: Reading) -> Iterator[Row]:
     """The rows of JSON Lines, of one object, of several in a row, or of an array of objects. null is not given.
 
     Raises FailedError where an array breaks off: then nobody knows where the next row begins.
     """
-    for number, (line, size, value) in enumerate(_values(_text_of(stream)), 1):
+    for number, (line, size, value) in enumerate(_values(text), 1):
         yield _json_row(number, line, size, value, reading)
 
 
@@ -290,7 +290,7 @@ def _values(text: io.TextIOWrapper) -> Iterator[tuple[int, int, Any]]:
         start, line = buffer.consumed, buffer.line
         value = buffer.decode()
         if isinstance(value, _Broken):
-            buffer.skip_to_object()
+            buffer.skip_broken()
         yield line, buffer.consumed - start, value
         buffer.skip_blank()
 
@@ -367,18 +367,13 @@ class _Buffer:
             if not cut or not self._more(held):
                 return problem
 
-    def skip_to_object(self) -> None:
-        """Leaves out what is no JSON, up to the next line that begins an object."""
-        self.take(1)
+    def skip_broken(self) -> None:
+        """Leaves out what is no JSON: the line, and those that continue it, being indented or closing a bracket."""
         while not self.ended():
-            found = self._held.find("\n{", self._at)
-            if found >= 0:
-                self.take(found + 1 - self._at)
+            found = self._held.find("\n", self._at)
+            self.take((found + 1 if found >= 0 else len(self._held)) - self._at)
+            if found >= 0 and not self.ended() and self._held[self._at] not in " \t\r\n}]":
                 return
-            # The line break itself may be the last that is held.
-            self.take(max(len(self._held) - 1 - self._at, 0))
-            if not self._more():
-                self.take(len(self._held) - self._at)
 
     def _more(self, least: int = 1) -> bool:
         """Reads at least so many characters more, where there are any; a line at a time, as they come in."""

@@ -31,14 +31,14 @@ def _escape(character: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints columns. On a terminal the last one is folded into the width, elsewhere a line is a row."""
+    """Prints columns. On a terminal they are folded into its width; elsewhere a line is a row."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for i, head in enumerate(heads):
-        made.add_column(head, overflow="fold", no_wrap=i + 1 < len(heads))
+    for head in heads:
+        made.add_column(head, overflow="fold")
     for row in rows:
         made.add_row(*(Text(visible(" ".join(cell.split("\n")))) for cell in row))
     if sys.stdout.isatty():

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`concord`, also as `python -m concord_client`: ask a Concord server from a shell."""
+"""Starts `concord`, also as `python -m concord_command`; the command itself is concord_client.command.
+
+Apart from concord_client, since gRPC reads its log level when it loads, and concord_client loads it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ def main() -> None:
     """Runs the command. Exit codes: 0 done, 1 an answer was an error, 2 wrong use."""
     missing = [name for name in ("click", "rich") if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"concord: {' and '.join(missing)} missing; pip install 'concord[cli]' brings them", file=sys.stderr)
+        print(f"concord: expected {' and '.join(missing)}: pip install 'concord[cli]' brings them", file=sys.stderr)
         sys.exit(2)
-    # gRPC's own log lines are for those who debug gRPC; what fails is told in words below.
+    # gRPC's log lines are for those who debug gRPC; the command tells in words what failed.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from concord_client.command.program import program
 
