@@ -11,47 +11,98 @@ import (
 	"github.com/concord-inference/concord/go/internal/tensor"
 )
 
-// DecodeTensors makes the graph's inputs, in its order, from a request's tensors. All that is wrong with them is reported together: the
-// graph's inputs in its order, then unknown names in byte order.
-func DecodeTensors(m *Model, messages map[string]*inferencev1.Tensor) ([]tensor.Tensor, *fault.Fault) {
+// DecodeTensors makes the graph's inputs, in its order, from a request's tensors, whose memory they share, and the indices of the outputs that the
+// request names, in its order; all where it names none. All that is wrong is reported together: the graph's inputs in its order, then
+// unknown names in byte order, then the names of outputs.
+func DecodeTensors(m *Model, messages map[string]*inferencev1.Tensor, names []string) ([]tensor.Tensor, []int, *fault.Fault) {
 	specs := m.Inputs()
 	inputs := make([]tensor.Tensor, len(specs))
-	known := make(map[string]bool, len(specs))
-	var found []fault.Violation
+	known := 0
+	var found findings
 	for i := range specs {
-		known[specs[i].Name] = true
-		quoted := fault.Quote(specs[i].Name)
-		what, field := "input "+quoted, "inputs["+quoted+"]"
 		message, ok := messages[specs[i].Name]
 		if !ok {
-			text := fmt.Sprintf("%s: expected %s tensor, got nothing", what, withArticle(specs[i].DType))
-			found = append(found, fault.Violation{Reason: fault.TensorMissing, Field: field, Message: text})
+			found.input(specs[i].Name, fault.Violation{
+				Reason: fault.TensorMissing, Message: "expected " + withArticle(specs[i].DType) + " tensor, got nothing",
+			})
 			continue
 		}
-		t, bad := tensor.FromWire(what, field, message, &specs[i])
-		if bad != nil {
-			found = append(found, *bad)
+		known++
+		var bad *fault.Violation
+		if inputs[i], bad = tensor.FromWire(message, &specs[i]); bad != nil {
+			found.input(specs[i].Name, *bad)
 		}
-		inputs[i] = t
 	}
-	var unknown []string
+	if known < len(messages) {
+		for _, name := range unknown(specs, messages) {
+			found.input(name, fault.Violation{Reason: fault.TensorUnknown, Message: "the model has no such input"})
+		}
+	}
+	wanted := found.outputs(m, names)
+	if found.total > 0 {
+		return nil, nil, fault.FromViolations(found.first, found.total)
+	}
+	return inputs, wanted, nil
+}
+
+// findings are what is wrong with a request: how many, and the first of them.
+type findings struct {
+	first []fault.Violation
+	total int
+}
+
+func (f *findings) add(v fault.Violation) {
+	f.total++
+	if len(f.first) < fault.MaxViolations {
+		f.first = append(f.first, v)
+	}
+}
+
+// input adds a violation whose field and message lack the input's name.
+func (f *findings) input(name string, v fault.Violation) {
+	quoted := fault.Quote(name)
+	v.Field, v.Message = "inputs["+quoted+"]"+v.Field, "input "+quoted+": "+v.Message
+	f.add(v)
+}
+
+// outputs are the indices of the outputs named, of all where none is.
+func (f *findings) outputs(m *Model, names []string) []int {
+	if len(names) == 0 {
+		return m.allOutputs
+	}
+	wanted := make([]int, 0, min(len(names), len(m.allOutputs)))
+	seen := make([]bool, len(m.allOutputs))
+	for i, name := range names {
+		index, ok := m.outputIndex[name]
+		if ok && !seen[index] {
+			seen[index] = true
+			wanted = append(wanted, index)
+			continue
+		}
+		field := fmt.Sprintf("output_names[%d]", i)
+		text := field + ": the model has no output " + fault.Quote(name)
+		if ok {
+			text = field + ": " + fault.Quote(name) + " is there already"
+		}
+		f.add(fault.Violation{Reason: fault.OutputUnknown, Field: field, Message: text})
+	}
+	return wanted
+}
+
+// unknown are the names of tensors that are no input, in byte order.
+func unknown(specs []tensor.Spec, messages map[string]*inferencev1.Tensor) []string {
+	known := make(map[string]bool, len(specs))
+	for i := range specs {
+		known[specs[i].Name] = true
+	}
+	var names []string
 	for name := range messages {
 		if !known[name] {
-			unknown = append(unknown, name)
+			names = append(names, name)
 		}
 	}
-	total := len(found) + len(unknown)
-	if total == 0 {
-		return inputs, nil
-	}
-	sort.Strings(unknown)
-	for _, name := range unknown[:min(len(unknown), fault.MaxViolations)] {
-		quoted := fault.Quote(name)
-		found = append(found, fault.Violation{
-			Reason: fault.TensorUnknown, Field: "inputs[" + quoted + "]", Message: "input " + quoted + ": the model has no such input",
-		})
-	}
-	return nil, fault.FromViolations(found, total)
+	sort.Strings(names)
+	return names
 }
 
 func withArticle(dtype tensor.DType) string {

@@ -48,9 +48,11 @@ type Model struct {
 	// Batchable tells whether rows of several requests may share one execution.
 	Batchable bool
 
-	session Session
-	maxRows int
-	slots   chan struct{}
+	session     Session
+	maxRows     int
+	slots       chan struct{}
+	outputIndex map[string]int
+	allOutputs  []int // the index of each output; nobody changes it
 }
 
 // New makes a model. maxRows is the package's own limit of rows in one execution, 0 for none.
@@ -58,12 +60,18 @@ func New(id, version string, kind Kind, session Session, features *feature.Plan,
 	if maxRows == 0 || maxRows > ownMaxRows {
 		maxRows = ownMaxRows
 	}
-	return &Model{
+	m := &Model{
 		ID: id, Version: version, Kind: kind, Features: features, Batchable: batchable,
 		session: session, maxRows: maxRows,
 		// More runs at once than processors only make each slower.
-		slots: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		slots:       make(chan struct{}, runtime.GOMAXPROCS(0)),
+		outputIndex: map[string]int{},
 	}
+	for i, spec := range session.Outputs() {
+		m.outputIndex[spec.Name] = i
+		m.allOutputs = append(m.allOutputs, i)
+	}
+	return m
 }
 
 // MaxRows is the most rows in one execution: at least 1, and 1 where the model is not batchable.
@@ -90,6 +98,11 @@ type Elapsed struct {
 
 // Run waits for one of the model's executors and runs. It does not run once ctx has ended. Errors are faults.
 func (m *Model) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, Elapsed, error) {
+	return m.RunWithin(ctx, inputs, wanted, 0)
+}
+
+// RunWithin is Run for an answer of at most that many bytes; 0 is no limit.
+func (m *Model) RunWithin(ctx context.Context, inputs []tensor.Tensor, wanted []int, most int64) ([]tensor.Tensor, Elapsed, error) {
 	begin := time.Now()
 	if err := ctx.Err(); err != nil {
 		return nil, Elapsed{}, Ended(err)
@@ -105,11 +118,15 @@ func (m *Model) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) (
 	}
 	defer func() { <-m.slots }()
 	start := time.Now()
-	outputs, err := m.session.Run(ctx, inputs, wanted)
+	outputs, err := m.session.Run(ctx, inputs, wanted, most)
 	elapsed := Elapsed{Queue: start.Sub(begin), Compute: time.Since(start)}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, elapsed, Ended(ctx.Err())
+		}
+		var large *TooLargeError
+		if errors.As(err, &large) {
+			return nil, elapsed, AnswerTooLarge(large.Bytes, large.Most).At(m.ID, m.Version)
 		}
 		return nil, elapsed, m.Failed(err)
 	}
@@ -122,6 +139,11 @@ func (m *Model) Failed(cause error) *fault.Fault {
 		fault.Quote(m.ID), fault.Shown(m.Version), fault.Scrub(cause.Error()))
 	f.Cause = cause
 	return f.At(m.ID, m.Version)
+}
+
+// AnswerTooLarge is the fault of an answer that is larger than may be sent.
+func AnswerTooLarge(bytes, limit int64) *fault.Fault {
+	return fault.New(fault.OutputTooLarge, "the answer of %d bytes is larger than the limit of %d bytes", bytes, limit)
 }
 
 // Ended is the fault of a call whose context has ended.

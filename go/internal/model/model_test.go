@@ -110,7 +110,7 @@ func TestDecodeTensors(t *testing.T) {
 	}})
 	x := &inferencev1.Tensor{Dtype: 1, Shape: []int64{1, 2}, Data: make([]byte, 8)}
 	truth := &inferencev1.Tensor{Dtype: 9, Data: []byte{1}}
-	inputs, f := model.DecodeTensors(m, map[string]*inferencev1.Tensor{"any": truth, "x": x})
+	inputs, _, f := model.DecodeTensors(m, map[string]*inferencev1.Tensor{"any": truth, "x": x}, nil)
 	if f != nil || inputs[0].DType != tensor.Float32 || inputs[1].Len() != 1 {
 		t.Fatalf("got %v, %v", inputs, f)
 	}
@@ -126,7 +126,7 @@ func TestDecodeTensors(t *testing.T) {
 		"length":  {map[string]*inferencev1.Tensor{"any": truth, "x": {Dtype: 1, Shape: []int64{2, 1}, Data: make([]byte, 8)}}, fault.TensorShapeMismatch, `input "x": expected shape [?, 2], got [2, 1]`},
 		"all":     {map[string]*inferencev1.Tensor{"b": x, "a": x}, fault.TensorMissing, `input "x": expected a float tensor, got nothing (and 3 more)`},
 	} {
-		if _, f := model.DecodeTensors(m, c.messages); f == nil || f.Reason != c.reason || f.Message != c.message {
+		if _, _, f := model.DecodeTensors(m, c.messages, nil); f == nil || f.Reason != c.reason || f.Message != c.message {
 			t.Errorf("%s: got %+v", name, f)
 		}
 	}
@@ -214,6 +214,27 @@ func TestMaxRows(t *testing.T) {
 		m := model.New("m", "1", inferencev1.ModelKind_MODEL_KIND_TABULAR, &modeltest.Session{}, nil, c.batchable, c.own)
 		if got := m.MaxRows(); got != c.want {
 			t.Errorf("%+v: got %d", c, got)
+		}
+	}
+}
+
+func TestDecodeOutputNames(t *testing.T) {
+	outputs := []tensor.Spec{{Name: "a", DType: tensor.Bool}, {Name: "b", DType: tensor.Bool}, {Name: "c", DType: tensor.Bool}}
+	m := newModel(&modeltest.Session{Out: outputs})
+	for _, c := range []struct {
+		names   []string
+		want    []int
+		message string
+	}{
+		{nil, []int{0, 1, 2}, ""},
+		{[]string{"c", "a"}, []int{2, 0}, ""},
+		{[]string{"c", "d"}, nil, `output_names[1]: the model has no output "d"`},
+		{[]string{"", "a", "a"}, nil, `output_names[0]: the model has no output "" (and 1 more)`},
+		{[]string{"b", "b"}, nil, `output_names[1]: "b" is there already`},
+	} {
+		_, wanted, f := model.DecodeTensors(m, nil, c.names)
+		if c.message == "" && (f != nil || !slices.Equal(wanted, c.want)) || c.message != "" && (f == nil || f.Message != c.message || f.Reason != fault.OutputUnknown) {
+			t.Errorf("%q: got %v, %v", c.names, wanted, f)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/tensor"
 )
 
@@ -30,7 +31,7 @@ func (s *Session) Outputs() []tensor.Spec { return s.Out }
 func (s *Session) Close() { s.Closed.Store(true) }
 
 // Run implements model.Session.
-func (s *Session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, error) {
+func (s *Session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int, most int64) ([]tensor.Tensor, error) {
 	s.Runs.Add(1)
 	if s.Closed.Load() {
 		return nil, errors.New("the session is closed")
@@ -43,8 +44,13 @@ func (s *Session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int)
 		}
 	}
 	outputs := make([]tensor.Tensor, len(wanted))
+	bytes := int64(0)
 	for at, index := range wanted {
 		outputs[at] = all[index]
+		bytes += outputs[at].Bytes()
+	}
+	if most > 0 && bytes > most {
+		return nil, &model.TooLargeError{Bytes: bytes, Most: most}
 	}
 	return outputs, nil
 }

@@ -292,6 +292,7 @@ done:
   return error;
 }
 
+// Reads all of a value but the strings.
 static char *read_value(concord_out *out) {
   char *error = NULL;
   void *info = NULL, *data = NULL;
@@ -303,15 +304,6 @@ static char *read_value(concord_out *out) {
   TRY(ort.GetTensorShapeElementCount(info, &out->count));
   if (out->dtype == ELEMENT_STRING) {
     TRY(ort.GetStringTensorDataLength(out->value, &out->size));
-    out->offsets = calloc(out->count + 1, sizeof(size_t));
-    data = malloc(out->size ? out->size : 1);
-    out->data = data;
-    if (!out->offsets || !data) {
-      error = strdup("out of memory");
-      goto done;
-    }
-    if (out->count) TRY(ort.GetStringTensorContent(out->value, data, out->size, out->offsets, out->count));
-    out->offsets[out->count] = out->size;
   } else if (out->count) {
     TRY(ort.GetTensorSizeInBytes(out->value, &out->size));
     TRY(ort.GetTensorMutableData(out->value, &data));
@@ -322,10 +314,25 @@ done:
   return error;
 }
 
+static char *read_strings(concord_out *out) {
+  char *error = NULL;
+  void *data = malloc(out->size ? out->size : 1);
+  out->offsets = calloc(out->count + 1, sizeof(size_t));
+  if (!out->offsets || !data) {
+    free(data);
+    return strdup("out of memory");
+  }
+  out->data = data;
+  if (out->count) TRY(ort.GetStringTensorContent(out->value, data, out->size, out->offsets, out->count));
+  out->offsets[out->count] = out->size;
+done:
+  return error;
+}
+
 enum { FEW = 16 }; // Runs with no more tensors than this take no memory for names and values.
 
 char *concord_ort_run(const concord_session *s, void *options, const concord_in *in, size_t in_count, const size_t *wanted,
-                      size_t wanted_count, concord_out *out) {
+                      size_t wanted_count, size_t framed_string, size_t most, size_t *bytes, concord_out *out) {
   char *error = NULL;
   const char *few_names[2 * FEW];
   void *few_values[2 * FEW];
@@ -353,8 +360,17 @@ char *concord_ort_run(const concord_session *s, void *options, const concord_in 
     out[i].value = values[in_count + i];
     values[in_count + i] = NULL;
   }
-  for (size_t i = 0; i < wanted_count; i++)
+  *bytes = 0;
+  for (size_t i = 0; i < wanted_count; i++) {
     if ((error = read_value(&out[i])) != NULL) goto done;
+    *bytes += out[i].size + (out[i].dtype == ELEMENT_STRING ? out[i].count * framed_string : 0);
+  }
+  if (*bytes > most) {
+    error = strdup("the outputs are too large");
+    goto done;
+  }
+  for (size_t i = 0; i < wanted_count; i++)
+    if (out[i].dtype == ELEMENT_STRING && (error = read_strings(&out[i])) != NULL) goto done;
 done:
   for (size_t i = 0; i < total; i++)
     if (values[i]) ort.ReleaseValue(values[i]);

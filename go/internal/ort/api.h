@@ -66,9 +66,10 @@ void concord_ort_options_terminate(void *options);
 void concord_ort_options_free(void *options);
 
 // Runs the session for the outputs whose indices are wanted. out has room for wanted_count tensors; after success the caller gives them back
-// with concord_ort_release. options may be NULL.
+// with concord_ort_release. options may be NULL. *bytes is what the outputs hold, strings with framed_string more for each; where that is more
+// than most, the call fails before any string is copied.
 char *concord_ort_run(const concord_session *session, void *options, const concord_in *in, size_t in_count,
-                      const size_t *wanted, size_t wanted_count, concord_out *out);
+                      const size_t *wanted, size_t wanted_count, size_t framed_string, size_t most, size_t *bytes, concord_out *out);
 void concord_ort_release(concord_out *out, size_t count);
 
 #endif

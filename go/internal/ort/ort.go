@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/concord-inference/concord/go/internal/fault"
@@ -115,6 +116,10 @@ func specs(what string, ios *C.concord_io, count C.size_t) ([]tensor.Spec, error
 	list := make([]tensor.Spec, 0, count)
 	for _, io := range unsafe.Slice(ios, count) {
 		spec := tensor.Spec{Name: C.GoString(io.name), DType: tensor.DType(io.dtype), Unranked: io.has_shape == 0}
+		// No message can carry another name.
+		if !utf8.ValidString(spec.Name) {
+			return nil, fmt.Errorf("the name of an %s is not UTF-8", what)
+		}
 		const tensors = 1
 		if io.kind != tensors {
 			kind, ok := kinds[io.kind]

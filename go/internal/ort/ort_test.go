@@ -89,7 +89,7 @@ func TestEveryType(t *testing.T) {
 				for i := range in.Strings {
 					in.Strings[i] = []string{"", "a\x00b", "\xff\xfe", "Größe", strings.Repeat("long", 1000)}[i%5]
 				}
-				out, err := s.Run(context.Background(), []tensor.Tensor{in}, []int{0})
+				out, err := s.Run(context.Background(), []tensor.Tensor{in}, []int{0}, 0)
 				if err != nil {
 					t.Fatalf("shape %v: %v", shape, err)
 				}
@@ -105,7 +105,7 @@ func TestSpecialFloats(t *testing.T) {
 	s := load(t, "identity_float", nil)
 	for _, bits := range []uint32{0x80000000, 0x7fc00001, 0xffc12345, 0x7f800001, 1, 0x807fffff, 0x7f800000, 0xff800000} {
 		data := binary.LittleEndian.AppendUint32(nil, bits)
-		out, err := s.Run(context.Background(), []tensor.Tensor{{DType: tensor.Float32, Shape: []int64{1}, Data: data}}, []int{0})
+		out, err := s.Run(context.Background(), []tensor.Tensor{{DType: tensor.Float32, Shape: []int64{1}, Data: data}}, []int{0}, 0)
 		if err != nil || !bytes.Equal(out[0].Data, data) {
 			t.Errorf("%#x: got %x, %v", bits, out, err)
 		}
@@ -118,7 +118,7 @@ func TestOutputShapeFollowsTheData(t *testing.T) {
 		in   []float32
 		want []int64
 	}{{[]float32{0, 1, 0, 2}, []int64{1, 3}}, {[]float32{0, 0}, nil}, {nil, nil}} {
-		out, err := s.Run(context.Background(), []tensor.Tensor{floats(c.in)}, []int{0})
+		out, err := s.Run(context.Background(), []tensor.Tensor{floats(c.in)}, []int{0}, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +134,7 @@ func TestOutputShapeFollowsTheData(t *testing.T) {
 
 func TestWantedOutputs(t *testing.T) {
 	s := load(t, "tabular", nil)
-	out, err := s.Run(context.Background(), tabularRow(1, 2, "x"), []int{2, 0})
+	out, err := s.Run(context.Background(), tabularRow(1, 2, "x"), []int{2, 0}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,18 +145,18 @@ func TestWantedOutputs(t *testing.T) {
 
 func TestFailedRun(t *testing.T) {
 	s := load(t, "lookup", nil)
-	_, err := s.Run(context.Background(), []tensor.Tensor{index(7)}, []int{0})
+	_, err := s.Run(context.Background(), []tensor.Tensor{index(7)}, []int{0}, 0)
 	if err == nil || !strings.Contains(err.Error(), "idx=7") {
 		t.Errorf("index out of range: got %v", err)
 	}
-	if _, err := s.Run(context.Background(), []tensor.Tensor{floats([]float32{1})}, []int{0}); err == nil {
+	if _, err := s.Run(context.Background(), []tensor.Tensor{floats([]float32{1})}, []int{0}, 0); err == nil {
 		t.Error("a wrong type ran")
 	}
 	short := tensor.Tensor{DType: tensor.Int64, Shape: []int64{1000}, Data: make([]byte, 8)}
-	if _, err := s.Run(context.Background(), []tensor.Tensor{short}, []int{0}); err == nil {
+	if _, err := s.Run(context.Background(), []tensor.Tensor{short}, []int{0}, 0); err == nil {
 		t.Error("a tensor shorter than its shape ran")
 	}
-	out, err := s.Run(context.Background(), []tensor.Tensor{index(1)}, []int{0})
+	out, err := s.Run(context.Background(), []tensor.Tensor{index(1)}, []int{0}, 0)
 	if err != nil || math.Float32frombits(binary.LittleEndian.Uint32(out[0].Data)) != 20 {
 		t.Errorf("after failures: %v, %v", out, err)
 	}
@@ -180,13 +180,13 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	} {
 		ctx, cancel := c.end()
 		// 2^40 iterations would take days.
-		_, err := s.Run(ctx, []tensor.Tensor{scalar(1 << 40)}, []int{0})
+		_, err := s.Run(ctx, []tensor.Tensor{scalar(1 << 40)}, []int{0}, 0)
 		cancel()
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: got %v", c.name, err)
 		}
 	}
-	out, err := s.Run(context.Background(), []tensor.Tensor{scalar(5)}, []int{0})
+	out, err := s.Run(context.Background(), []tensor.Tensor{scalar(5)}, []int{0}, 0)
 	if err != nil || out[0].Data[0] != 5 {
 		t.Errorf("after: %v, %v", out, err)
 	}
@@ -200,7 +200,7 @@ func TestManyRunsAtOnce(t *testing.T) {
 	for g := range 8 {
 		group.Go(func() {
 			for i := range 50 {
-				out, err := s.Run(ctx, tabularRow(float32(g), float32(i), "x"), []int{2})
+				out, err := s.Run(ctx, tabularRow(float32(g), float32(i), "x"), []int{2}, 0)
 				if err != nil || int(out[0].Data[0]) != g+i {
 					t.Errorf("%d + %d: %v, %v", g, i, out, err)
 					return
@@ -214,7 +214,7 @@ func TestManyRunsAtOnce(t *testing.T) {
 func TestExternalData(t *testing.T) {
 	weights := modeltest.Graph(t, "external.onnx.data")
 	s := load(t, "external", map[string][]byte{"model.onnx.data": weights, "README.md": nil})
-	out, err := s.Run(context.Background(), []tensor.Tensor{{DType: tensor.Float32, Shape: []int64{1, 2}, Data: floats([]float32{2, 2}).Data}}, []int{0})
+	out, err := s.Run(context.Background(), []tensor.Tensor{{DType: tensor.Float32, Shape: []int64{1, 2}, Data: floats([]float32{2, 2}).Data}}, []int{0}, 0)
 	if err != nil || !bytes.Equal(out[0].Data, floats([]float32{6, 8}).Data) {
 		t.Errorf("got %v, %v", out, err)
 	}
@@ -281,7 +281,7 @@ func TestAsAnotherBinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer want[0].Destroy()
-	got, err := s.Run(context.Background(), tabularRow(0.1, -3e38, ""), []int{0})
+	got, err := s.Run(context.Background(), tabularRow(0.1, -3e38, ""), []int{0}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,7 +297,7 @@ func BenchmarkRun(b *testing.B) {
 	defer cancel()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Run(ctx, row, []int{0}); err != nil {
+		if _, err := s.Run(ctx, row, []int{0}, 0); err != nil {
 			b.Fatal(err)
 		}
 	}

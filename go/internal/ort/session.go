@@ -9,10 +9,12 @@ import "C"
 
 import (
 	"context"
+	"math"
 	"runtime"
 	"sync"
 	"unsafe"
 
+	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/tensor"
 )
 
@@ -32,7 +34,7 @@ func (s *session) Close() {
 	C.concord_ort_unload(&s.c)
 }
 
-func (s *session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, error) {
+func (s *session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int, most int64) ([]tensor.Tensor, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if len(wanted) == 0 {
@@ -55,10 +57,18 @@ func (s *session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int)
 		indices[i] = C.size_t(index)
 	}
 	out := make([]C.concord_out, len(wanted))
+	limit := uint64(math.MaxUint64)
+	if most > 0 {
+		limit = uint64(most)
+	}
+	var bytes C.size_t
 	if err := failure(C.concord_ort_run(&s.c, options, unsafe.SliceData(in), C.size_t(len(in)),
-		&indices[0], C.size_t(len(indices)), &out[0])); err != nil {
+		&indices[0], C.size_t(len(indices)), tensor.FramedString, C.size_t(limit), &bytes, &out[0])); err != nil {
 		if ended := ctx.Err(); ended != nil {
 			return nil, ended
+		}
+		if uint64(bytes) > limit {
+			return nil, &model.TooLargeError{Bytes: int64(bytes), Most: most}
 		}
 		return nil, err
 	}

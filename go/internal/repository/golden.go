@@ -95,28 +95,23 @@ func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *
 }
 
 func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *inferencev1.PredictionRequest, want *inferencev1.PredictionResponse) error {
-	inputs, f := model.DecodeTensors(m, request.GetInputs())
+	inputs, wanted, f := model.DecodeTensors(m, request.GetInputs(), request.GetOutputNames())
 	if f != nil {
 		return f
 	}
 	specs := m.Outputs()
-	wanted := make([]int, len(specs))
-	for i := range wanted {
-		wanted[i] = i
-	}
 	result := batch.One(ctx, m, inputs, wanted)
 	if result.Err != nil {
 		return result.Err
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.GetOutputs())) {
-		at := slices.IndexFunc(specs, func(s tensor.Spec) bool { return s.Name == name })
+		at := slices.IndexFunc(wanted, func(index int) bool { return specs[index].Name == name })
 		if at < 0 {
 			return fmt.Errorf("output %s: the graph has no such output", fault.Quote(name))
 		}
-		what := "output " + fault.Quote(name)
-		expected, bad := tensor.FromWire(what, what, want.GetOutputs()[name], &specs[at])
+		expected, bad := tensor.FromWire(want.GetOutputs()[name], &specs[wanted[at]])
 		if bad != nil {
-			return errors.New(bad.Message)
+			return fmt.Errorf("output %s: %s", fault.Quote(name), bad.Message)
 		}
 		if err := near.holdsTensor(&result.Outputs[at], &expected); err != nil {
 			return fmt.Errorf("output %s: %w", fault.Quote(name), err)

@@ -24,7 +24,8 @@ const (
 // serviceNames are the names of the server and of what it serves.
 var serviceNames = []string{
 	"", "InferenceService",
-	inferencev1.InferenceService_ServiceDesc.ServiceName, inferencev1.ModelCatalogService_ServiceDesc.ServiceName,
+	inferencev1.InferenceService_ServiceDesc.ServiceName, inferencev1.ModelInference_ServiceDesc.ServiceName,
+	inferencev1.ModelCatalogService_ServiceDesc.ServiceName,
 }
 
 // Health is the health of the server, its services and its models, and the grpc.health.v1 service. Unlike grpc-go's own it lists any number
@@ -53,6 +54,11 @@ func (h *Health) SetModel(id string, ready bool) {
 		status = serving
 	}
 	h.set(func() { h.statuses["models/"+id] = status })
+}
+
+// RemoveModel says that a model has left the repository.
+func (h *Health) RemoveModel(id string) {
+	h.set(func() { delete(h.statuses, "models/"+id) })
 }
 
 // SetServing says that the server and its services answer.

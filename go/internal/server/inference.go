@@ -4,8 +4,6 @@ package server
 
 import (
 	"context"
-	"math/rand/v2"
-	"strconv"
 	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
@@ -14,7 +12,6 @@ import (
 	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/tensor"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -38,12 +35,12 @@ func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRe
 	}
 	a, f := in.ask(request)
 	if f != nil {
-		return nil, in.failed(a.id, f)
+		return nil, in.server.failed(a.id, f)
 	}
 	result := batch.One(ctx, a.model, a.row, a.model.Features.Wanted())
 	response, f := answer(begin, &a, &result)
 	if f != nil {
-		return nil, in.failed(a.id, f)
+		return nil, in.server.failed(a.id, f)
 	}
 	return response, nil
 }
@@ -54,11 +51,8 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 		return nil, draining()
 	}
 	requests := request.GetRequests()
-	if len(requests) == 0 {
-		return nil, fault.Invalid(fault.BatchEmpty, "requests", "expected at least 1 request, got 0")
-	}
-	if most := in.server.options.MaxBatchRequests; len(requests) > most {
-		return nil, fault.Invalid(fault.BatchTooLarge, "requests", "expected at most %d requests, got %d", most, len(requests))
+	if f := in.server.checkBatch(len(requests)); f != nil {
+		return nil, f
 	}
 	results := make([]*inferencev1.BatchPredictResult, len(requests))
 	all := make([]asked, len(requests))
@@ -131,10 +125,7 @@ func (in *inference) find(request *inferencev1.PredictRequest) (*model.Model, *f
 
 // ask takes a request as far as its tensors. The id is set also where that fails.
 func (in *inference) ask(request *inferencev1.PredictRequest) (asked, *fault.Fault) {
-	a := asked{id: request.GetRequestId()}
-	if a.id == "" {
-		a.id = newRequestID()
-	}
+	a := asked{id: requestID(request.GetRequestId())}
 	var f *fault.Fault
 	if a.model, f = in.find(request); f != nil {
 		return a, f
@@ -170,32 +161,6 @@ func answer(begin time.Time, a *asked, result *batch.Result) (*inferencev1.Predi
 	return response, nil
 }
 
-// failed logs a fault that is not the caller's.
-func (in *inference) failed(requestID string, f *fault.Fault) *fault.Fault {
-	if codeOf(f) == codes.Internal {
-		cause := f.Message
-		if f.Cause != nil {
-			cause = f.Cause.Error()
-		}
-		in.server.log.Error("request failed", "request_id", fault.Shown(requestID), "reason", string(f.Reason),
-			"model_id", f.ModelID, "model_version", f.ModelVersion, "cause", cause)
-	}
-	return f
-}
-
 func (in *inference) failedResult(requestID string, f *fault.Fault) *inferencev1.BatchPredictResult {
-	return &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Error{Error: statusOf(in.failed(requestID, f))}}
-}
-
-func milliseconds(d time.Duration) float32 { return float32(d.Seconds() * 1e3) }
-
-// newRequestID is 128 random bits. They only tell requests apart; nothing relies on their secrecy.
-func newRequestID() string {
-	id := make([]byte, 0, 32)
-	for range 2 {
-		id = append(id, "0000000000000000"...)
-		digits := strconv.AppendUint(nil, rand.Uint64(), 16)
-		copy(id[len(id)-len(digits):], digits)
-	}
-	return string(id)
+	return &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Error{Error: statusOf(in.server.failed(requestID, f))}}
 }

@@ -71,6 +71,7 @@ func New(options Options) *Server {
 	}
 	s.grpc = grpc.NewServer(settings...)
 	s.register(&inferencev1.InferenceService_ServiceDesc, &inference{server: s})
+	s.register(&inferencev1.ModelInference_ServiceDesc, &tensorInference{server: s})
 	s.register(&inferencev1.ModelCatalogService_ServiceDesc, &catalog{server: s})
 	s.register(&healthpb.Health_ServiceDesc, options.Health)
 	if options.Reflection {

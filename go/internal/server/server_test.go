@@ -147,7 +147,7 @@ func (s *started) load(graph []byte, _ map[string][]byte) (model.Session, error)
 			}
 		}
 	case "wide":
-		session.In[0].Shape = []int64{-1, -1, -1}
+		session.In[0].Shape, session.Out[0].Shape = []int64{-1, -1, -1}, []int64{-1, -1, -1}
 	default:
 		return nil, errors.New("it is broken")
 	}
@@ -447,12 +447,7 @@ func TestGzip(t *testing.T) {
 
 func TestUnimplemented(t *testing.T) {
 	s := start(t, nil)
-	tensors := inferencev1.NewModelInferenceClient(s.conn)
 	for name, ask := range map[string]func() error{
-		"inference.v1.ModelInference/Predict": func() error {
-			_, err := tensors.Predict(call(t), &inferencev1.PredictionRequest{})
-			return err
-		},
 		"recommender.v1.Recommender/GetRecommendations": func() error {
 			_, err := recommenderv1.NewRecommenderClient(s.conn).GetRecommendations(call(t), &recommenderv1.RecommendationRequest{})
 			return err
@@ -512,7 +507,8 @@ func TestHealth(t *testing.T) {
 	health := healthpb.NewHealthClient(s.conn)
 	want := map[string]servingStatus{
 		"": serving, "InferenceService": serving, "inference.v1.InferenceService": serving, "inference.v1.ModelCatalogService": serving,
-		"models/echo": serving, "models/fail": serving, "models/panic": serving, "models/big": serving, "models/slow": serving, "models/wide": serving,
+		"inference.v1.ModelInference": serving,
+		"models/echo":                 serving, "models/fail": serving, "models/panic": serving, "models/big": serving, "models/slow": serving, "models/wide": serving,
 		"models/broken": notServing,
 	}
 	for name, status := range want {
@@ -672,7 +668,7 @@ func TestReflection(t *testing.T) {
 		for _, service := range response.GetListServicesResponse().GetService() {
 			names = append(names, service.GetName())
 		}
-		if err != nil || !slices.Contains(names, "inference.v1.InferenceService") || !slices.Contains(names, "grpc.reflection.v1alpha.ServerReflection") {
+		if err != nil || !slices.Contains(names, "inference.v1.InferenceService") || !slices.Contains(names, "inference.v1.ModelInference") || !slices.Contains(names, "grpc.reflection.v1alpha.ServerReflection") {
 			t.Errorf("got %v, %v", names, err)
 		}
 	}

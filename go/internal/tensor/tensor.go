@@ -68,6 +68,21 @@ func (t *Tensor) Len() int {
 	return 0
 }
 
+// FramedString is the least that frames a string on the wire: its tag and its length.
+const FramedString = 2
+
+// Bytes is the least that the elements take on the wire: the data of numbers, the bytes of strings with 2 for each.
+func (t *Tensor) Bytes() int64 {
+	if t.DType != String {
+		return int64(len(t.Data))
+	}
+	n := int64(len(t.Strings)) * FramedString
+	for _, text := range t.Strings {
+		n += int64(len(text))
+	}
+	return n
+}
+
 // Join puts rows one below the other along axis 0. All rows have the same inputs, types and shapes, and length 1 on axis 0.
 func Join(rows [][]Tensor) []Tensor {
 	joined := make([]Tensor, len(rows[0]))

@@ -17,11 +17,11 @@ import (
 const maxRank = 64
 
 // FromWire is the tensor that a message holds for an input of the graph, or the first thing wrong with it: with the tensor by itself
-// (dtype, then shape, then data, so that nothing is allocated before the lengths fit), then with the tensor as this input. What names the place in a
-// message, for example `input "x"`; field is the path in the request, for example `inputs["x"]`. The tensor shares the message's memory.
-func FromWire(what, field string, message *inferencev1.Tensor, spec *Spec) (Tensor, *fault.Violation) {
+// (dtype, then shape, then data, so that nothing is allocated before the lengths fit), then with the tensor as this input. The violation's field is the part of the
+// tensor, and its message does not name the input: the caller puts both before them. The tensor shares the message's memory.
+func FromWire(message *inferencev1.Tensor, spec *Spec) (Tensor, *fault.Violation) {
 	bad := func(reason fault.Reason, part, format string, args ...any) (Tensor, *fault.Violation) {
-		return Tensor{}, &fault.Violation{Reason: reason, Field: field + part, Message: what + ": " + fmt.Sprintf(format, args...)}
+		return Tensor{}, &fault.Violation{Reason: reason, Field: part, Message: fmt.Sprintf(format, args...)}
 	}
 	dtype, shape, size := DType(message.GetDtype()), message.GetShape(), int64(DType(message.GetDtype()).Size())
 	if !dtype.Served() {
@@ -37,8 +37,11 @@ func FromWire(what, field string, message *inferencev1.Tensor, spec *Spec) (Tens
 	if slices.ContainsFunc(shape, func(length int64) bool { return length < 0 }) {
 		return bad(fault.TensorShapeMismatch, ".shape", "expected lengths of at least 0, got %s", ShapeText(shape))
 	}
+	if dtype == String {
+		size = stringSize
+	}
 	elements, ok := Elements(shape)
-	if !ok || elements > math.MaxInt64/max(size, 1) {
+	if !ok || !holdable(shape, size) {
 		return bad(fault.TensorShapeMismatch, ".shape", "expected fewer elements, got %s", ShapeText(shape))
 	}
 	t := Tensor{DType: dtype, Shape: shape}
@@ -74,6 +77,23 @@ func FromWire(what, field string, message *inferencev1.Tensor, spec *Spec) (Tens
 		return bad(fault.TensorShapeMismatch, ".shape", "expected shape %s, got %s", spec.openShape(), ShapeText(shape))
 	}
 	return t, nil
+}
+
+// stringSize is what a string counts in a shape's bytes.
+const stringSize = 8
+
+// holdable tells whether an array of the shape, axes of length 0 left out, would have fewer than 2^63 bytes: ONNX Runtime multiplies the lengths
+// of an empty tensor, too.
+func holdable(shape []int64, size int64) bool {
+	for _, length := range shape {
+		if length > 0 {
+			if size > math.MaxInt64/length {
+				return false
+			}
+			size *= length
+		}
+	}
+	return true
 }
 
 // takes tells whether a tensor's shape fits the spec.
