@@ -235,7 +235,7 @@ def _bind_prediction(plan: Plan, binding: manifest_pb2.PredictionBinding, output
     if not binding.prediction.name:
         raise BindError("expected a name, got nothing")
     at, spec = _find(plan, binding.output, binding.index, outputs)
-    if spec.dtype is DType.STRING:
+    if not spec.dtype.is_float and not spec.dtype.is_integer:
         raise BindError(f"expected a numeric output, got {quote(spec.name)} {spec.describe()}")
     return PredictionSource(binding.prediction, at, binding.index)
 
