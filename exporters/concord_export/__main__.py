@@ -94,6 +94,8 @@ def sklearn(
         f"  parity: {parity.rows} rows ({report.real_rows} given), largest difference {parity.max_absolute_error:.3g} "
         f"({parity.max_ulp_error} ULP){labels}"
     )
+    if report.left_out:
+        click.echo(f"  {report.left_out} rows left out: a text is missing in them, and clients cannot leave out a text")
     if not parity.batched_equals_single:
         click.echo("  rows together give other bits than each alone: servers will run requests one by one")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Columns:
-    """Typed columns of equal length. `texts`: the source model takes a list of texts, not a table."""
+    """Typed columns of equal length.
+
+    `texts`: the source model takes a list of texts, not a table. `frame`: it takes data frames like this one, which has
+    no rows. `left_out` is how many rows could not be sent, since a text was missing in them.
+    """
 
     features: tuple[Feature, ...]
     columns: tuple[Column, ...]
     values: tuple[npt.NDArray[Any], ...]
-    texts: bool
+    texts: bool = False
+    frame: Any = None
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.values[0])
@@ -71,7 +77,7 @@ class Columns:
 
     def replaced(self, values: Sequence[npt.NDArray[Any]]) -> Columns:
         """The same columns with other values."""
-        return Columns(self.features, self.columns, tuple(values), self.texts)
+        return replace(self, values=tuple(values))
 
     def take(self, rows: npt.NDArray[Any] | Sequence[int] | slice) -> Columns:
         """Some of the rows."""
@@ -89,13 +95,16 @@ class Columns:
             inputs[INPUT_NAMES[kind]] = np.ascontiguousarray(np.stack(members, axis=1))
         return inputs
 
-    def source_rows(self) -> npt.NDArray[Any]:
+    def source_rows(self) -> Any:
         """The rows as the source model sees them: the very values of the wire, in doubles where they are floats.
 
         With a string among them it is an array of objects, as scikit-learn's column transformers take it.
         """
         if self.texts:
             return self.values[0]
+        if self.frame is not None:
+            data = dict(zip(self.frame.columns, self.values, strict=True))
+            return type(self.frame)(data).astype(self.frame.dtypes.to_dict())
         if "string" in self.kinds:
             table = np.empty((len(self), len(self.columns)), dtype=object)
             for index, value in enumerate(self.values):
@@ -119,26 +128,42 @@ class Columns:
 
 def read_columns(rows: Any, features: Sequence[Feature] | None, estimator: Any) -> Columns:
     """The author's rows, converted to what the wire carries. Raises SourceError where they do not fit the features."""
+    frame = _frame(rows)
     table, texts = _as_table(rows)
     if not len(table) or not table.shape[1]:
         raise SourceError("rows: there are none; a few real rows are needed to compare the export with the source")
     if features is None:
-        features = _infer_features(table, estimator)
+        features = _infer_features(table, estimator, frame)
     layout = _lay_out(features)
     if len(layout) != table.shape[1]:
         raise SourceError(f"features: they take {len(layout)} columns, the rows have {table.shape[1]}")
+    given = len(table)
+    table = table[~_texts_missing(table, layout)]
+    if not len(table):
+        raise SourceError("rows: a text is missing in each of them, and clients cannot leave out a text")
     values = [_convert(table[:, index], column) for index, column in enumerate(layout)]
-    return Columns(tuple(features), tuple(layout), tuple(values), texts)
+    return Columns(tuple(features), tuple(layout), tuple(values), texts, frame, given - len(table))
+
+
+def _frame(rows: Any) -> Any:
+    """Of a pandas data frame its beginning, without rows: it keeps names and types. None where `rows` is none."""
+    if not hasattr(rows, "columns") or not hasattr(rows, "to_numpy"):
+        return None
+    library = type(rows).__module__.partition(".")[0]
+    if library != "pandas":
+        raise SourceError(f"rows: a {library} data frame; fit on and hand over a NumPy array or a pandas data frame")
+    names = [*rows.columns]
+    if len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+        raise SourceError(f"rows: the data frame's columns are not named, or a name is there twice: {names[:8]}")
+    return rows.iloc[:0]
 
 
 def _as_table(rows: Any) -> tuple[npt.NDArray[Any], bool]:
     if hasattr(rows, "toarray"):
         rows = rows.toarray()
     if hasattr(rows, "to_numpy"):
-        raise SourceError(
-            "rows: a data frame; clients send values, not frames: fit on and hand over a NumPy array "
-            "(`frame.to_numpy()`), and name the columns by `features`"
-        )
+        # A frame's columns keep their types as objects; a series of texts becomes a list.
+        rows = rows.to_numpy(dtype=object) if hasattr(rows, "columns") else rows.tolist()
     array = np.asarray(rows)
     if array.dtype.kind in "US" and not isinstance(rows, np.ndarray):
         # NumPy makes strings of the numbers beside a string.
@@ -154,16 +179,31 @@ def _as_table(rows: Any) -> tuple[npt.NDArray[Any], bool]:
     return array, False
 
 
-def _infer_features(table: npt.NDArray[Any], estimator: Any) -> list[Feature]:
-    names = getattr(estimator, "feature_names_in_", None)
+def _infer_features(table: npt.NDArray[Any], estimator: Any, frame: Any) -> list[Feature]:
+    names = getattr(estimator, "feature_names_in_", None) if frame is None else frame.columns
     if names is None:
         names = [f"x{index}" for index in range(table.shape[1])]
     return [Feature(str(name), _infer_kind(table[:, index])) for index, name in enumerate(names)]
 
 
+def _texts_missing(table: npt.NDArray[Any], layout: Sequence[Column]) -> npt.NDArray[np.bool_]:
+    """The rows in which a text is None or NaN: the wire has no missing text."""
+    missing = np.zeros(len(table), np.bool_)
+    for index, column in enumerate(layout):
+        if column.kind == "string":
+            missing |= np.array([_is_missing(item) for item in table[:, index].tolist()])
+    return missing
+
+
+def _is_missing(item: Any) -> bool:
+    # pandas has a NaN of its own.
+    return item is None or (isinstance(item, float) and item != item) or type(item).__name__ == "NAType"
+
+
 def _infer_kind(values: npt.NDArray[Any]) -> FeatureKind:
     items = values.tolist()
-    if all(isinstance(item, str) for item in items):
+    texts = [isinstance(item, str) for item in items if not _is_missing(item)]
+    if texts and all(texts):
         return "string"
     if all(isinstance(item, bool) for item in items):
         return "bool"

@@ -11,14 +11,19 @@ again into what the estimator was fitted on.
 
 from __future__ import annotations
 
+import copy
 import itertools
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from skl2onnx.common.exceptions import MissingShapeCalculator
 from sklearn.base import is_classifier
+from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import Pipeline
 
@@ -67,13 +72,35 @@ def convert(estimator: Any, columns: Columns, wanted: Wanted, *, name: str, prec
         # A search answers with the best that it found.
         estimator = estimator.best_estimator_
     try:
-        inner = _convert_estimator(estimator, runs, name=name, precision=precision)
+        inner = _convert_estimator(_by_position(estimator), runs, name=name, precision=precision)
         return _wrap(inner, columns, runs, wanted, name=name, precision=precision)
     except ConversionError:
         raise
+    except MissingShapeCalculator as error:
+        missing = re.search(r"<class '([^']*)'>", str(error))
+        raise ConversionError(f"no converter knows {missing[1] if missing else type(estimator).__name__}") from error
     except Exception as error:
         # The converter raises whatever its many authors found fit.
         raise ConversionError(f"{type(estimator).__name__} has no ONNX graph in {precision}s: {error}") from error
+
+
+def _by_position(estimator: Any) -> Any:
+    """The estimator, or a copy in which column transformers select by position what they were told by name."""
+
+    def selects_by_name(member: Any) -> bool:
+        return isinstance(member, ColumnTransformer) and any(
+            not all(isinstance(column, int) for column in np.ravel(np.asarray(selected, dtype=object)))
+            for _, _, selected in member.transformers_
+        )
+
+    if not any(selects_by_name(member) for member in members_of(estimator)):
+        return estimator
+    estimator = copy.deepcopy(estimator)
+    for member in members_of(estimator):
+        if isinstance(member, ColumnTransformer):
+            places = member._transformer_to_input_indices
+            member.transformers_ = [(name, inner, [*places[name]]) for name, inner, _ in member.transformers_]
+    return estimator
 
 
 def _runs(columns: Columns) -> list[tuple[bool, list[int]]]:

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from skl2onnx.common._registration import get_converter, register_converter
 from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
 
-from concord_export import trees
+from concord_export import clusters, kernels, linear, neighbours, networks, outliers, preprocessing, targets, trees
 from concord_export.nodes import DOUBLE, FLOAT, INT64, Nodes
+from concord_export.registry import Converter, Own, installed
 
 __all__ = ["own_converters"]
-
-Converter = Callable[[Any, Any, Any], None]
 
 # ONNX Runtime has no Imputer for doubles, and skl2onnx leaves out the indicator's columns.
 
@@ -27,13 +24,21 @@ def _simple_imputer(original: Converter) -> Converter:
     def convert(scope: Any, operator: Any, container: Any) -> None:
         nodes = Nodes(scope, operator, container)
         imputer = nodes.estimator
-        if len(operator.inputs) != 1 or issubclass(nodes.input_type, StringTensorType):
+        missing = imputer.missing_values
+        if any(isinstance(given.type, StringTensorType) for given in operator.inputs):
+            if missing is None or missing != missing:
+                # On the wire a text is never missing.
+                names = [given.full_name for given in operator.inputs]
+                nodes.give_as_is(0, nodes.node("Concat", names, axis=1) if len(names) > 1 else names[0])
+            else:
+                original(scope, operator, container)
+            return
+        if len(operator.inputs) != 1:
             original(scope, operator, container)
             return
         double = issubclass(nodes.input_type, DoubleTensorType)
         data_type = DOUBLE if double else FLOAT
         rows = nodes.input if double else nodes.node("Cast", [nodes.input], to=FLOAT)
-        missing = imputer.missing_values
         if isinstance(missing, float) and np.isnan(missing):
             absent = nodes.node("IsNaN", [rows])
         elif isinstance(missing, (int, float)):
@@ -76,24 +81,26 @@ def _instead(own: Converter) -> Callable[[Converter], Converter]:
 
 
 _REPLACEMENTS: dict[str, Callable[[Converter], Converter]] = {
-    **{alias: _instead(own) for alias, own in trees.CONVERTERS.items()},
+    **{alias: _instead(own) for alias, own in trees.REPLACEMENTS.items()},
+    **linear.REPLACEMENTS,
     "SklearnSimpleImputer": _simple_imputer,
     "SklearnVotingClassifier": _voting_classifier,
 }
-_LOCK = threading.Lock()
+_OWN: list[Own] = [
+    *clusters.CONVERTERS,
+    *kernels.CONVERTERS,
+    *linear.CONVERTERS,
+    *neighbours.CONVERTERS,
+    *networks.CONVERTERS,
+    *outliers.CONVERTERS,
+    *preprocessing.CONVERTERS,
+    *targets.CONVERTERS,
+    *trees.CONVERTERS,
+]
 
 
 @contextmanager
 def own_converters() -> Iterator[None]:
     """Within this context skl2onnx uses the converters of this package; afterwards its own again."""
-    with _LOCK:
-        before = {alias: get_converter(alias) for alias in _REPLACEMENTS}
-        try:
-            for alias, replacement in _REPLACEMENTS.items():
-                registered = before[alias]
-                own = replacement(registered._fct)
-                register_converter(alias, own, overwrite=True, options=registered.get_allowed_options())
-            yield
-        finally:
-            for alias, registered in before.items():
-                register_converter(alias, registered._fct, overwrite=True, options=registered.get_allowed_options())
+    with installed(_OWN, _REPLACEMENTS):
+        yield

@@ -14,6 +14,7 @@ import onnx
 from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 
+from concord_export.admission import check_admission
 from concord_export.answers import Question, question_for
 from concord_export.columns import INPUT_NAMES, Columns, read_columns
 from concord_export.conversion import LABEL, SCORES, Precision, Wanted, convert
@@ -36,6 +37,7 @@ class Report:
 
     precision: "double" where the graph computes in 64-bit floats as scikit-learn does, else "float".
     real_rows: how many of the rows tried were the author's own.
+    left_out: how many of the author's rows clients could not send, since a text is missing in them.
     """
 
     directory: Path
@@ -43,6 +45,7 @@ class Report:
     parity: model_pb2.ParityRecord
     precision: Precision
     real_rows: int
+    left_out: int = 0
 
 
 def export_sklearn(
@@ -123,7 +126,7 @@ def export_source(
     # The bindings and the golden cases, as a server will use them.
     run_golden(session, manifest, golden)
     write_package(directory, model=model, manifest=manifest, golden=golden, replace=replace_existing)
-    return Report(directory, manifest, parity, used, len(columns))
+    return Report(directory, manifest, parity, used, len(columns), columns.left_out)
 
 
 def _convert_and_compare(
@@ -142,7 +145,9 @@ def _convert_and_compare(
             if progress is not None:
                 progress(f"converting in {attempt}s", 0, 1)
             model = convert(question.estimator, trial.columns, _wanted(question), name=name, precision=attempt)
-            session = Session(model.SerializeToString())
+            serialized = model.SerializeToString()
+            check_admission(serialized)
+            session = Session(serialized)
             fitted = question
             if question.numbers is not None:
                 first = session.run({key: value[:1] for key, value in trial.columns.tensors().items()})

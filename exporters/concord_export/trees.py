@@ -14,8 +14,9 @@ forest's vote can tie in one and not in the other. These converters take the pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,17 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from concord_export.nodes import DOUBLE, FLOAT, INT64, Nodes
+from concord_export.registry import Converter, Own
 
 __all__ = [
     "CONVERTERS",
     "ML_OPSET",
+    "REPLACEMENTS",
     "Tree",
+    "add_ensemble",
     "finish_opsets",
     "floor_to_float32",
     "split_thresholds",
@@ -37,6 +42,11 @@ __all__ = [
 ]
 
 ML_OPSET = 5
+# Modes of TreeEnsemble's nodes.
+_AT_MOST = 0
+_MEMBER = 6
+# ONNX Runtime takes 32-bit integers there.
+_NO_CATEGORY = -2147483647.0
 
 
 def floor_to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -50,7 +60,10 @@ def floor_to_float32(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tree:
-    """A tree for one target. Children are node indices; where `left` is -1 the node is a leaf, `value` its weight."""
+    """A tree for one target. Children are node indices; where `left` is -1 the node is a leaf, `value` its weight.
+
+    A row goes left where its feature is at most the threshold or, at a node of `members`, where it is one of those.
+    """
 
     feature: npt.NDArray[np.int64]
     threshold: npt.NDArray[np.float64]
@@ -58,6 +71,7 @@ class Tree:
     right: npt.NDArray[np.int64]
     missing_left: npt.NDArray[np.bool_]
     value: npt.NDArray[np.float64]
+    members: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def constant(cls, value: float) -> Tree:
@@ -84,19 +98,30 @@ class Tree:
         )
 
     @classmethod
+    def of_isolation(cls, tree: Any, columns: npt.NDArray[np.int64], lengths: npt.NDArray[np.float64]) -> Tree:
+        """A tree of an isolation forest that sees the columns `columns`; each leaf gives its node's length."""
+        whole = cls.of_sklearn(tree, 0, 0)
+        inner = whole.left >= 0
+        feature = np.where(inner, columns[np.where(inner, whole.feature, 0)], 0)
+        return dataclasses.replace(whole, feature=feature, value=np.asarray(lengths, np.float64))
+
+    @classmethod
     def of_hist_gradient_boosting(cls, predictor: Any) -> Tree:
         """A TreePredictor of histogram gradient boosting."""
         nodes = predictor.nodes
         leaf = nodes["is_leaf"].astype(np.bool_)
-        if (nodes["is_categorical"].astype(np.bool_) & ~leaf).any():
-            raise NotImplementedError("categorical_features of HistGradientBoosting cannot be exported yet")
+        categorical = nodes["is_categorical"].astype(np.bool_) & ~leaf
         return cls(
             feature=nodes["feature_idx"].astype(np.int64),
-            threshold=nodes["num_threshold"].astype(np.float64),
+            threshold=np.where(categorical, 0.0, nodes["num_threshold"].astype(np.float64)),
             left=np.where(leaf, -1, nodes["left"].astype(np.int64)),
             right=np.where(leaf, -1, nodes["right"].astype(np.int64)),
             missing_left=nodes["missing_go_to_left"].astype(np.bool_),
             value=nodes["value"].astype(np.float64),
+            members={
+                node: _bits(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]])
+                for node in np.flatnonzero(categorical).tolist()
+            },
         )
 
     def merged(self) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
@@ -120,6 +145,11 @@ class Tree:
         return order[::-1]
 
 
+def _bits(words: npt.NDArray[np.uint32]) -> list[float]:
+    """The numbers whose bits are set in words of 32 bits."""
+    return [float(bit) for bit in range(32 * len(words)) if words[bit // 32] >> np.uint32(bit % 32) & np.uint32(1)]
+
+
 def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) -> dict[str, Any]:
     """Attributes of a TreeEnsemble node that adds up `trees`, pairs of target and tree, in their order, in double."""
     roots: list[int] = []
@@ -132,16 +162,22 @@ def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) 
     false_leafs: list[int] = []
     leaf_targets: list[int] = []
     leaf_weights: list[float] = []
+    modes: list[int] = []
+    members: list[float] = []
 
     def new_leaf(target: int, weight: float) -> int:
         leaf_targets.append(target)
         leaf_weights.append(weight)
         return len(leaf_weights) - 1
 
-    def new_node(feature: int, split: float, missing_true: bool) -> int:
-        features.append(feature)
-        splits.append(split)
-        missing.append(int(missing_true))
+    def new_node(tree: Tree, source: int) -> int:
+        features.append(int(tree.feature[source]))
+        splits.append(float(tree.threshold[source]))
+        missing.append(int(tree.missing_left[source]))
+        modes.append(_MEMBER if source in tree.members else _AT_MOST)
+        if source in tree.members:
+            # A NaN ends each node's list, and no list may be empty.
+            members.extend([*(tree.members[source] or [_NO_CATEGORY]), float("nan")])
         for column in (true_ids, false_ids, true_leafs, false_leafs):
             column.append(0)
         return len(features) - 1
@@ -150,12 +186,12 @@ def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) 
         same, value = tree.merged()
         if same[0]:
             # A single leaf is a node whose branches are the same leaf.
-            node = new_node(0, 0.0, False)
+            node = new_node(Tree.constant(0.0), 0)
             roots.append(node)
             true_ids[node] = false_ids[node] = new_leaf(target, float(value[0]))
             true_leafs[node] = false_leafs[node] = 1
             continue
-        roots.append(new_node(int(tree.feature[0]), float(tree.threshold[0]), bool(tree.missing_left[0])))
+        roots.append(new_node(tree, 0))
         pending = [(0, roots[-1])]
         while pending:
             source, node = pending.pop()
@@ -166,18 +202,14 @@ def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) 
                 if same[child]:
                     ids[node], leafs[node] = new_leaf(target, float(value[child])), 1
                 else:
-                    ids[node] = new_node(
-                        int(tree.feature[child]), float(tree.threshold[child]), bool(tree.missing_left[child])
-                    )
+                    ids[node] = new_node(tree, child)
                     pending.append((child, ids[node]))
-    return {
+    attributes: dict[str, Any] = {
         "n_targets": n_targets,
         "aggregate_function": 1,
         "post_transform": 0,
         "tree_roots": roots,
-        "nodes_modes": helper.make_tensor(
-            "nodes_modes", TensorProto.UINT8, [len(features)], bytes(len(features)), True
-        ),
+        "nodes_modes": helper.make_tensor("nodes_modes", TensorProto.UINT8, [len(modes)], bytes(modes), True),
         "nodes_featureids": features,
         "nodes_splits": numpy_helper.from_array(np.array(splits, np.float64), "nodes_splits"),
         "nodes_missing_value_tracks_true": missing,
@@ -188,6 +220,9 @@ def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) 
         "leaf_targetids": leaf_targets,
         "leaf_weights": numpy_helper.from_array(np.array(leaf_weights, np.float64), "leaf_weights"),
     }
+    if members:
+        attributes["membership_values"] = numpy_helper.from_array(np.array(members, np.float64), "membership_values")
+    return attributes
 
 
 def split_thresholds(estimator: Any) -> list[tuple[int, float]]:
@@ -199,7 +234,7 @@ def split_thresholds(estimator: Any) -> list[tuple[int, float]]:
         found += zip(tree.feature[inner].tolist(), tree.threshold[inner].tolist(), strict=True)
     for predictors in getattr(estimator, "_predictors", ()):
         for predictor in predictors:
-            inner = predictor.nodes["is_leaf"] == 0
+            inner = (predictor.nodes["is_leaf"] == 0) & (predictor.nodes["is_categorical"] == 0)
             found += zip(
                 predictor.nodes["feature_idx"][inner].tolist(),
                 predictor.nodes["num_threshold"][inner].tolist(),
@@ -224,7 +259,7 @@ def finish_opsets(model: onnx.ModelProto) -> None:
             opset.version = ML_OPSET
 
 
-def _ensemble(graph: Nodes, trees: Sequence[tuple[int, Tree]], n_targets: int, *, float_input: bool) -> str:
+def add_ensemble(graph: Nodes, trees: Sequence[tuple[int, Tree]], n_targets: int, *, float_input: bool) -> str:
     """The sums of the trees, double [rows, targets]. `float_input`: the trees see the features as 32-bit floats."""
     features = graph.input
     if float_input and not issubclass(graph.input_type, FloatTensorType):
@@ -232,11 +267,6 @@ def _ensemble(graph: Nodes, trees: Sequence[tuple[int, Tree]], n_targets: int, *
     if float_input or not issubclass(graph.input_type, DoubleTensorType):
         features = graph.node("Cast", [features], to=DOUBLE)
     return graph.node("TreeEnsemble", [features], **tree_ensemble_attributes(trees, n_targets))
-
-
-def _refuse_multi_output(estimator: Any) -> None:
-    if getattr(estimator, "n_outputs_", 1) != 1:
-        raise NotImplementedError("a classifier of trees with several outputs cannot be exported yet")
 
 
 def _trees_of(estimator: Any) -> list[Any]:
@@ -247,14 +277,27 @@ def _convert_tree_classifier(scope: Any, operator: Any, container: Any) -> None:
     """DecisionTreeClassifier, ExtraTreeClassifier, RandomForestClassifier, ExtraTreesClassifier."""
     graph = Nodes(scope, operator, container)
     estimator = graph.estimator
-    _refuse_multi_output(estimator)
     trees = _trees_of(estimator)
-    count = len(estimator.classes_)
-    votes = [(index, Tree.of_sklearn(tree, 0, index)) for tree in trees for index in range(count)]
-    probability = _ensemble(graph, votes, count, float_input=True)
+    several = estimator.n_outputs_ > 1
+    classes = estimator.classes_ if several else [estimator.classes_]
+    firsts = np.cumsum([0, *(len(each) for each in classes)]).tolist()
+    votes = [
+        (first + index, Tree.of_sklearn(tree, output, index))
+        for tree in trees
+        for output, (first, each) in enumerate(zip(firsts, classes, strict=False))
+        for index in range(len(each))
+    ]
+    probability = add_ensemble(graph, votes, firsts[-1], float_input=True)
     if hasattr(estimator, "estimators_"):
-        probability = graph.node("Div", [probability, graph.constant(DOUBLE, [1], [float(len(trees))])])
-    graph.give_label(graph.node("ArgMax", [probability], axis=1, keepdims=0), estimator.classes_)
+        probability = graph.op("Div", probability, np.array([float(len(trees))]))
+    if not several:
+        graph.give_label(graph.op("ArgMax", probability, axis=1, keepdims=0), estimator.classes_)
+    else:
+        labels = []
+        for first, each in zip(firsts, classes, strict=False):
+            own = graph.gather(probability, range(first, first + len(each)))
+            labels.append(graph.classes(graph.op("ArgMax", own, axis=1, keepdims=1), each))
+        graph.give_as_is(0, graph.op("Concat", *labels, axis=1))
     graph.give(1, probability)
 
 
@@ -265,7 +308,7 @@ def _convert_tree_regressor(scope: Any, operator: Any, container: Any) -> None:
     trees = _trees_of(estimator)
     count = estimator.n_outputs_
     sums = [(output, Tree.of_sklearn(tree, output, 0)) for tree in trees for output in range(count)]
-    prediction = _ensemble(graph, sums, count, float_input=True)
+    prediction = add_ensemble(graph, sums, count, float_input=True)
     if hasattr(estimator, "estimators_"):
         prediction = graph.node("Div", [prediction, graph.constant(DOUBLE, [1], [float(len(trees))])])
     graph.give(0, prediction)
@@ -317,7 +360,7 @@ def _convert_gradient_boosting_classifier(scope: Any, operator: Any, container: 
     graph = Nodes(scope, operator, container)
     estimator = graph.estimator
     baseline = _boosting_baseline(estimator)
-    raw = _ensemble(graph, _boosted(estimator, baseline), len(baseline), float_input=True)
+    raw = add_ensemble(graph, _boosted(estimator, baseline), len(baseline), float_input=True)
     factor = 2.0 if estimator.loss == "exponential" else 1.0
     _convert_boosting(graph, estimator.classes_, raw, comparison="GreaterOrEqual", factor=factor)
 
@@ -326,27 +369,46 @@ def _convert_gradient_boosting_regressor(scope: Any, operator: Any, container: A
     graph = Nodes(scope, operator, container)
     estimator = graph.estimator
     baseline = _boosting_baseline(estimator)
-    graph.give(0, _ensemble(graph, _boosted(estimator, baseline), len(baseline), float_input=True))
+    graph.give(0, add_ensemble(graph, _boosted(estimator, baseline), len(baseline), float_input=True))
 
 
 def _hist_boosted(graph: Nodes, estimator: Any) -> str:
-    if getattr(estimator, "is_categorical_", None) is not None:
-        raise NotImplementedError("categorical_features of HistGradientBoosting cannot be exported yet")
     baseline = np.asarray(estimator._baseline_prediction, np.float64).ravel()
     trees = [(target, Tree.constant(float(value))) for target, value in enumerate(baseline)]
     for predictors in estimator._predictors:
         trees += [(target, Tree.of_hist_gradient_boosting(tree)) for target, tree in enumerate(predictors)]
-    return _ensemble(graph, trees, len(baseline), float_input=False)
+    if getattr(estimator, "is_categorical_", None) is None:
+        return add_ensemble(graph, trees, len(baseline), float_input=False)
+    return graph.op("TreeEnsemble", _encoded(graph, estimator), **tree_ensemble_attributes(trees, len(baseline)))
 
 
-def _convert_hist_gradient_boosting_classifier(scope: Any, operator: Any, container: Any) -> None:
-    graph = Nodes(scope, operator, container)
+def _encoded(graph: Nodes, estimator: Any) -> str:
+    """The columns as histogram gradient boosting's own encoder hands them on: categories first, as their places.
+
+    An unknown category becomes NaN, as a missing one.
+    """
+    columns = graph.columns()
+    categorical = np.asarray(estimator.is_categorical_, np.bool_)
+    encoder = estimator._preprocessor.named_transformers_["encoder"]
+    parts = []
+    for index, categories in zip(np.flatnonzero(categorical).tolist(), encoder.categories_, strict=True):
+        known = [item for item in categories.tolist() if item is not None and item == item]
+        strings = any(isinstance(item, str) for item in known)
+        table = np.array(known, dtype=object) if strings else np.array(known, np.float64)
+        found = graph.cast(graph.op("Equal", columns[index], table), DOUBLE)
+        place = graph.sum(graph.op("Mul", found, np.arange(len(known), dtype=np.float64)), 1, keep=True)
+        is_known = graph.op("Greater", graph.sum(found, 1, keep=True), 0.0)
+        parts.append(graph.op("Where", is_known, place, float("nan")))
+    parts += [columns[index] for index in np.flatnonzero(~categorical).tolist()]
+    return graph.op("Concat", *parts, axis=1)
+
+
+def _hist_gradient_boosting_classifier(graph: Nodes) -> None:
     estimator = graph.estimator
     _convert_boosting(graph, estimator.classes_, _hist_boosted(graph, estimator), comparison="Greater")
 
 
-def _convert_hist_gradient_boosting_regressor(scope: Any, operator: Any, container: Any) -> None:
-    graph = Nodes(scope, operator, container)
+def _hist_gradient_boosting_regressor(graph: Nodes) -> None:
     estimator = graph.estimator
     prediction = _hist_boosted(graph, estimator)
     link = type(estimator._loss.link).__name__
@@ -357,7 +419,12 @@ def _convert_hist_gradient_boosting_regressor(scope: Any, operator: Any, contain
     graph.give(0, prediction)
 
 
-CONVERTERS: dict[str, Callable[[Any, Any, Any], None]] = {
+CONVERTERS = [
+    Own(HistGradientBoostingClassifier, ("label", "numbers"), _hist_gradient_boosting_classifier),
+    Own(HistGradientBoostingRegressor, ("numbers",), _hist_gradient_boosting_regressor),
+]
+
+REPLACEMENTS: dict[str, Converter] = {
     "SklearnDecisionTreeClassifier": _convert_tree_classifier,
     "SklearnDecisionTreeRegressor": _convert_tree_regressor,
     "SklearnExtraTreeClassifier": _convert_tree_classifier,
@@ -366,8 +433,6 @@ CONVERTERS: dict[str, Callable[[Any, Any, Any], None]] = {
     "SklearnExtraTreesRegressor": _convert_tree_regressor,
     "SklearnGradientBoostingClassifier": _convert_gradient_boosting_classifier,
     "SklearnGradientBoostingRegressor": _convert_gradient_boosting_regressor,
-    "SklearnHistGradientBoostingClassifier": _convert_hist_gradient_boosting_classifier,
-    "SklearnHistGradientBoostingRegressor": _convert_hist_gradient_boosting_regressor,
     "SklearnRandomForestClassifier": _convert_tree_classifier,
     "SklearnRandomForestRegressor": _convert_tree_regressor,
 }

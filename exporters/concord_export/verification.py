@@ -15,6 +15,7 @@ import numpy.typing as npt
 from concord_proto.inference.v1 import inference_service_pb2, model_pb2, tensor_pb2
 from concord_proto.modelpackage.v1 import golden_pb2, manifest_pb2
 
+from concord_export.admission import check_admission
 from concord_export.errors import ConversionError, PackageInvalidError
 from concord_export.package import MODEL_FILE, Package, read_package
 from concord_export.runtime import Session, TensorInfo
@@ -53,6 +54,7 @@ def verify_package(directory: Path) -> Verification:
         kind = model_pb2.ModelKind.Name(package.manifest.kind)
         raise PackageInvalidError(f"{kind}: golden cases of this kind are run by the servers only")
     try:
+        check_admission(package.model_path.read_bytes(), frozenset(file.name for file in package.manifest.files))
         session = Session(package.model_path)
     except ConversionError as error:
         raise PackageInvalidError(f"{MODEL_FILE}: {error}") from None

@@ -14,7 +14,7 @@ import pytest
 import skl2onnx
 from concord_export.answers import Answers, question_for
 from concord_export.columns import Columns, read_columns
-from concord_export.conversion import Precision, convert
+from concord_export.conversion import Precision, Wanted, convert
 from concord_export.parity import ulp_distance
 from concord_export.runtime import Session
 from concord_export.source import Source
@@ -82,7 +82,8 @@ def answer(estimator: Any, rows: npt.NDArray[Any], precision: Precision = "doubl
     """The source's answers and the export's."""
     columns: Columns = read_columns(rows, None, estimator)
     question = question_for(Source(estimator, rows), columns)
-    session = Session(convert(estimator, columns, name="m", precision=precision, bool_label=False).SerializeToString())
+    wanted = Wanted(labelled=question.label is not None, scored=question.numbers is not None)
+    session = Session(convert(estimator, columns, wanted, name="m", precision=precision).SerializeToString())
     return question.ask_source(columns), question.read(session.run(columns.tensors()))
 
 

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converters of this package in skl2onnx's registries, for the time of a conversion."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from skl2onnx import _parse, _supported_operators
+from skl2onnx.common import _registration
+from skl2onnx.common.data_types import Int64TensorType, StringTensorType, guess_tensor_type
+
+from concord_export.nodes import Nodes
+
+__all__ = ["Converter", "Own", "installed"]
+
+Converter = Callable[[Any, Any, Any], None]
+"""skl2onnx's: takes scope, operator and container."""
+
+# What converters of classifiers are asked for by those that hold classifiers.
+_OPTIONS = {"zipmap": [True, False], "raw_scores": [True, False], "nocl": [True, False]}
+_REGISTRIES = (
+    _registration._converter_pool,
+    _registration._shape_calculator_pool,
+    _supported_operators.sklearn_operator_name_map,
+    _parse.sklearn_parsers_map,
+)
+_LOCK = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Own:
+    """A converter for one class of estimators, whether skl2onnx has one or not.
+
+    `outputs` are what it gives: "label" (int64 or strings), "numbers" (floats), in this order.
+    """
+
+    kind: type
+    outputs: tuple[str, ...]
+    convert: Callable[[Nodes], None]
+
+    @property
+    def alias(self) -> str:
+        """Its name in skl2onnx's registries."""
+        return f"Concord{self.kind.__module__.partition('.')[0].capitalize()}{self.kind.__name__}"
+
+    def install(self) -> None:
+        """Puts it into skl2onnx's registries."""
+
+        def convert(scope: Any, operator: Any, container: Any) -> None:
+            self.convert(Nodes(scope, operator, container))
+
+        def parse(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+            operator = scope.declare_local_operator(self.alias, model)
+            operator.inputs = inputs
+            for output in self.outputs:
+                made = Int64TensorType() if output == "label" else guess_tensor_type(inputs[0].type)
+                operator.outputs.append(scope.declare_local_variable(output, made))
+            return operator.outputs
+
+        options = _OPTIONS if "label" in self.outputs else {}
+        _registration._converter_pool[self.alias] = _registration.RegisteredConverter(convert, options)
+        _registration._shape_calculator_pool[self.alias] = self._shapes
+        _supported_operators.sklearn_operator_name_map[self.kind] = self.alias
+        _parse.sklearn_parsers_map[self.kind] = parse
+
+    def _shapes(self, operator: Any) -> None:
+        estimator = operator.raw_operator
+        rows = operator.inputs[0].get_first_dimension()
+        for output, variable in zip(self.outputs, operator.outputs, strict=True):
+            if output == "label":
+                classes = getattr(estimator, "classes_", [0])
+                # Of several labels there is a list of classes for each.
+                first = classes[0] if isinstance(classes, list) else classes
+                strings = all(isinstance(label, str) for label in np.ravel(first).tolist())
+                variable.set_type((StringTensorType if strings else Int64TensorType)([rows]))
+            else:
+                kind = type(guess_tensor_type(operator.inputs[0].type))
+                variable.set_type(kind([rows, _width(estimator)]))
+
+
+def _width(estimator: Any) -> int | None:
+    """How many columns a transformer gives, where it tells."""
+    try:
+        return len(estimator.get_feature_names_out())
+    except Exception:
+        # Not all tell, and some that could raise.
+        return None
+
+
+@contextmanager
+def installed(own: Iterable[Own], replacements: Mapping[str, Callable[[Converter], Converter]]) -> Iterator[None]:
+    """Within this context skl2onnx uses these converters; afterwards its own again.
+
+    `replacements` are made of skl2onnx's own converters, by their aliases.
+    """
+    with _LOCK:
+        before = [dict(registry) for registry in _REGISTRIES]
+        try:
+            for alias, replace in replacements.items():
+                registered = _registration.get_converter(alias)
+                _registration._converter_pool[alias] = _registration.RegisteredConverter(
+                    replace(registered._fct), registered.get_allowed_options()
+                )
+            for each in own:
+                each.install()
+            yield
+        finally:
+            for registry, entries in zip(_REGISTRIES, before, strict=True):
+                registry.clear()
+                registry.update(entries)
