@@ -258,6 +258,11 @@ def output(kind: str = "FLOAT", index: int = 0, onnx: str = "y", name: str = "o"
             Spec("y", DType.STRING, (-1,)),
             'prediction "p": expected a numeric output, got "y" string [-1]',
         ),
+        (
+            prediction(),
+            Spec("y", DType.BOOL, (-1,)),
+            'prediction "p": expected a numeric output, got "y" bool [-1]',
+        ),
         ({"predictions": prediction()["predictions"] * 2}, OUT[0], 'prediction "p": bound twice'),
         ({"outputs": output(shape=[2])["outputs"] * 2}, OUT[0], 'output "o": bound twice'),
         (output(kind="INT64"), OUT[0], 'output "o": expected type FLOAT for output "y", float, got INT64'),
