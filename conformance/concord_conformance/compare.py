@@ -6,19 +6,26 @@ All messages are those of `bits`: floats are integers here.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
 from concord_conformance.bits import double_value, float_value
 
 __all__ = [
     "Closeness",
+    "clip",
     "double_problem",
     "feature_map_problems",
     "float_map_problems",
     "float_problem",
+    "json_problems",
+    "plain",
     "tensor_map_problems",
 ]
 
@@ -161,3 +168,35 @@ def _double(bits: int) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:100]}... ({len(value)} long)"
+
+
+def plain(message: Message) -> Any:
+    """The message as JSON values with the proto's field names."""
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+
+
+def json_problems(path: str, wanted: Any, got: Any) -> list[str]:
+    """Where two JSON values differ."""
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        problems = []
+        for key in sorted(set(wanted) | set(got)):
+            if key not in got:
+                problems.append(f"{path}.{key}: expected {clip(wanted[key])}, got nothing")
+            elif key not in wanted:
+                problems.append(f"{path}.{key}: expected nothing, got {clip(got[key])}")
+            else:
+                problems += json_problems(f"{path}.{key}", wanted[key], got[key])
+        return problems
+    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        return [
+            problem
+            for index, (a, b) in enumerate(zip(wanted, got, strict=True))
+            for problem in json_problems(f"{path}[{index}]", a, b)
+        ]
+    return [] if wanted == got else [f"{path}: expected {clip(wanted)}, got {clip(got)}"]
+
+
+def clip(value: Any) -> str:
+    """The value as JSON, shortened for a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} long)"

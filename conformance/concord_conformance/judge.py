@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,28 +11,28 @@ import grpc
 from concord_proto.conformance.v1 import suite_pb2
 from concord_proto.inference.v1 import (
     inference_service_pb2,
-    model_catalog_service_pb2,
     model_inference_pb2,
-    model_pb2,
 )
 from concord_proto.recommender.v1 import recommender_pb2
-from google.protobuf import descriptor_pb2, json_format
-from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from concord_conformance import rules
 from concord_conformance.bits import bits_class, to_bits
+from concord_conformance.catalog import list_models_problems, model_problems
 from concord_conformance.client import Exchange
 from concord_conformance.compare import (
     Closeness,
+    clip,
     feature_map_problems,
     float_map_problems,
     float_problem,
+    json_problems,
+    plain,
     tensor_map_problems,
 )
 from concord_conformance.fill import apply_fill
+from concord_conformance.reflection import reflection_problems
 
 __all__ = ["Alone", "exchange_problems", "step_problems"]
 
@@ -142,13 +141,13 @@ def _answer_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: A
             case "health" | "check" | "health_check" | "health_watch":
                 return _health_problems(expect, exchange)
             case "model" | "get_model":
-                return _one(exchange) or _model_problems(expect, exchange)
+                return _one(exchange) or model_problems(expect, exchange)
             case "models" | "list_models":
-                return _list_models_problems(expect, exchange)
+                return list_models_problems(expect, exchange)
             case "recommend":
                 return _one(exchange) or _recommend_problems(expect, exchange)
             case "reflection":
-                return _reflection_problems(expect, exchange)
+                return reflection_problems(expect, exchange)
             case _:
                 return []
     except DecodeError:
@@ -209,7 +208,7 @@ def _common_problems(got: Any, exchange: Exchange) -> list[str]:
 def _echo(request_id: str, request: Any) -> list[str]:
     asked = getattr(request, "request_id", "") if request is not None else ""
     if asked and request_id != asked:
-        return [f"request_id: expected {_clip(asked)} as sent, got {_clip(request_id)}"]
+        return [f"request_id: expected {clip(asked)} as sent, got {clip(request_id)}"]
     return [] if request_id else ["request_id: none was sent, and none was made"]
 
 
@@ -218,7 +217,7 @@ def _given_problems(wanted: Any, got: Any) -> list[str]:
     problems = []
     for name in ("model_version", "request_id"):
         if getattr(wanted, name) and getattr(wanted, name) != getattr(got, name):
-            problems.append(f"{name}: expected {_clip(getattr(wanted, name))}, got {_clip(getattr(got, name))}")
+            problems.append(f"{name}: expected {clip(getattr(wanted, name))}, got {clip(getattr(got, name))}")
     if wanted.timing.batch_rows and wanted.timing.batch_rows != got.timing.batch_rows:
         problems.append(f"timing.batch_rows: expected {wanted.timing.batch_rows}, got {got.timing.batch_rows}")
     return problems
@@ -277,7 +276,7 @@ def _result_problems(
         return problems
     accepted = expect.code or "OK"
     if code != accepted and code not in expect.other_allowed_codes:
-        return [f"code: expected {accepted}, got {code}: {status.message}"]
+        return [f"code: expected {accepted}, got {code}: {status.message}", *problems]
     if code == accepted:
         problems += _error_problems(expect, status.message, status, False)
     return problems
@@ -291,7 +290,7 @@ def _single_problems(result: Any, single: Exchange, tensors: bool) -> list[str]:
             return ["is an error, and by itself an answer"]
         error = status_pb2.Status.FromString(result.error.SerializeToString())
         wanted, given = _plain_status(single.details or status_pb2.Status()), _plain_status(error)
-        return [f"{problem} (expected is the error by itself)" for problem in _difference("error", wanted, given)]
+        return [f"{problem} (expected is the error by itself)" for problem in json_problems("error", wanted, given)]
     if single.code != "OK":
         return [f"is an answer, and by itself {single.code}: {single.message}"]
     response, exact = result.response, Closeness()
@@ -313,8 +312,8 @@ def _plain_status(status: status_pb2.Status) -> Any:
     return {
         "code": status.code,
         "message": status.message,
-        "info": [_plain(info) for info in infos],
-        "request": [_plain(request) for request in requests],
+        "info": [plain(info) for info in infos],
+        "request": [plain(request) for request in requests],
         "retry": [bool(retry) for retry in retries],
         "details": len(status.details),
     }
@@ -337,7 +336,7 @@ def _stream_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[
             return problems
     final = tokens[-1]
     if final.token:
-        problems.append(f"final message: expected no text, got {_clip(final.token)}")
+        problems.append(f"final message: expected no text, got {clip(final.token)}")
     if not final.finish_reason:
         problems.append("final message: finish_reason is not set")
     if final.usage.completion_tokens != len(tokens) - 1:
@@ -374,114 +373,6 @@ def _health_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[
     return problems
 
 
-def _model_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
-    answer = model_catalog_service_pb2.GetModelResponse.FromString(exchange.responses[0])
-    problems = _catalog_model_problems(answer.model)
-    if expect.WhichOneof("response") != "model":
-        return problems
-    wanted, got = model_pb2.Model(), model_pb2.Model()
-    wanted.CopyFrom(expect.model)
-    got.CopyFrom(answer.model)
-    for index, version in enumerate(got.versions):
-        version.ClearField("ready_time")
-        if index < len(wanted.versions):
-            wanted_error = wanted.versions[index].error
-            if version.HasField("error") and not wanted_error.message:
-                version.error.ClearField("message")
-            if version.HasField("error"):
-                version.error.ClearField("details")
-    return problems + _difference("model", _plain(wanted), _plain(got))
-
-
-def _plain(message: Message) -> Any:
-    return json_format.MessageToDict(message, preserving_proto_field_name=True)
-
-
-def _difference(path: str, wanted: Any, got: Any) -> list[str]:
-    """Where two JSON values differ."""
-    if isinstance(wanted, dict) and isinstance(got, dict):
-        problems = []
-        for key in sorted(set(wanted) | set(got)):
-            if key not in got:
-                problems.append(f"{path}.{key}: expected {_clip(wanted[key])}, got nothing")
-            elif key not in wanted:
-                problems.append(f"{path}.{key}: expected nothing, got {_clip(got[key])}")
-            else:
-                problems += _difference(f"{path}.{key}", wanted[key], got[key])
-        return problems
-    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
-        return [
-            problem
-            for index, (a, b) in enumerate(zip(wanted, got, strict=True))
-            for problem in _difference(f"{path}[{index}]", a, b)
-        ]
-    return [] if wanted == got else [f"{path}: expected {_clip(wanted)}, got {_clip(got)}"]
-
-
-def _catalog_model_problems(model: model_pb2.Model) -> list[str]:
-    """What must hold of every model of a catalog."""
-    problems = []
-    numbers = [version.version for version in model.versions]
-    if any(rules.version_problems(number) for number in numbers):
-        problems.append(f"model {model.model_id!r}: versions: expected numbers, got {numbers}")
-    elif numbers != sorted(set(numbers), key=int):
-        problems.append(f"model {model.model_id!r}: versions: expected rising numbers, got {numbers}")
-    ready = [version.version for version in model.versions if version.state == model_pb2.MODEL_STATE_READY]
-    default = ready[-1] if ready else ""
-    if model.default_version != default:
-        problems.append(
-            f"model {model.model_id!r}: default_version: expected {default!r}, the highest that is ready, "
-            f"got {model.default_version!r}"
-        )
-    for version in model.versions:
-        here = f"model {model.model_id!r} version {version.version}"
-        failed = version.state == model_pb2.MODEL_STATE_FAILED
-        if failed != version.HasField("error"):
-            problems.append(f"{here}: error: is set {'where it did not fail' if not failed else 'not'}")
-        if failed:
-            problems += [
-                f"{here}: error: {problem}"
-                for problem in rules.status_problems("FAILED_PRECONDITION", version.error.message, version.error)
-            ]
-            extra = [f.name for f, _ in version.ListFields() if f.name not in ("version", "state", "error")]
-            if extra:
-                problems.append(f"{here}: expected only version, state and error of a failed one, got {extra}")
-        if (version.state == model_pb2.MODEL_STATE_READY) != version.HasField("ready_time"):
-            problems.append(f"{here}: ready_time: is set exactly where the version is ready")
-        for feature in version.features:
-            if feature.required == feature.HasField("default_value"):
-                problems.append(f"{here}: feature {feature.name!r}: a default is set exactly where it is not required")
-    return problems
-
-
-def _list_models_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
-    kind = model_catalog_service_pb2.ListModelsResponse
-    pages = [kind.FromString(data) for data in exchange.pages or exchange.responses]
-    size = getattr(exchange.request, "page_size", 0) or 100
-    problems = []
-    for index, page in enumerate(pages):
-        if len(page.models) > size:
-            problems.append(f"page {index}: expected at most {size} models, got {len(page.models)}")
-        for model in page.models:
-            problems += _catalog_model_problems(model)
-    models = [model for page in pages for model in page.models]
-    ids = [model.model_id for model in models]
-    if ids != sorted(set(ids), key=lambda text: text.encode()):
-        problems.append(f"expected ids in byte order, each once, got {_clip(ids)}")
-    wanted = expect.models
-    problems += [f"{name!r} is missing" for name in wanted.includes if name not in ids]
-    problems += [f"{name!r} is not expected" for name in wanted.excludes if name in ids]
-    if wanted.first_page_count and len(pages[0].models) != wanted.first_page_count:
-        problems.append(f"expected {wanted.first_page_count} models, got {len(pages[0].models)}")
-    if wanted.all_pages:
-        whole = kind.FromString(exchange.whole)
-        if [_plain(model) for model in whole.models] != [_plain(model) for model in models]:
-            problems.append("the pages together do not hold what one large page holds")
-        if len(whole.models) <= 1000 and whole.next_page_token:
-            problems.append("the whole catalog is on one page, and yet a token for more came")
-    return problems
-
-
 def _recommend_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
     got = _read(exchange, recommender_pb2.RecommendationResponse)
     if len(got.item_ids) != len(got.scores):
@@ -495,63 +386,6 @@ def _recommend_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> li
     for index, (a, b) in enumerate(zip(wanted.scores, got.scores, strict=False)):
         problems += float_problem(f"scores[{index}]", a, b, _closeness(expect))
     return problems
-
-
-def _reflection_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
-    answers = [reflection_pb2.ServerReflectionResponse.FromString(data) for data in exchange.responses]
-    if len(answers) != 1:
-        return [f"expected one answer, got {len(answers)}"]
-    answer = answers[0]
-    if answer.WhichOneof("message_response") == "error_response":
-        return [f"reflection: {answer.error_response.error_message}"]
-    services = {service.name for service in answer.list_services_response.service}
-    problems = [f"service {name!r} is missing" for name in expect.reflection.services if name not in services]
-    if expect.reflection.as_published:
-        files = [
-            descriptor_pb2.FileDescriptorProto.FromString(data)
-            for data in answer.file_descriptor_response.file_descriptor_proto
-        ]
-        problems += [] if files else ["no file came"]
-        for file in files:
-            problems += _published_problems(file)
-    return problems
-
-
-def _published_problems(file: descriptor_pb2.FileDescriptorProto) -> list[str]:
-    """A file that the server describes against the same file of the stubs; other files are left out."""
-    if file.name.startswith("google/"):
-        return []
-    try:
-        published = descriptor_pb2.FileDescriptorProto.FromString(Default().FindFileByName(file.name).serialized_pb)
-    except KeyError:
-        return []
-    wanted, got = _surface(published), _surface(file)
-    problems = [f"{file.name}: {item} is missing" for item in sorted(wanted - got)]
-    return problems + [f"{file.name}: {item} is not in the published contract" for item in sorted(got - wanted)]
-
-
-def _surface(file: descriptor_pb2.FileDescriptorProto) -> set[str]:
-    """What of a file is on the wire, a line for each field, value and method."""
-    lines: set[str] = set()
-
-    def message(prefix: str, definition: descriptor_pb2.DescriptorProto) -> None:
-        name = f"{prefix}.{definition.name}"
-        for field in definition.field:
-            lines.add(f"{name}.{field.name} = {field.number} {field.type} {field.label} {field.type_name}")
-        for enum in definition.enum_type:
-            lines.update(f"{name}.{enum.name}.{value.name} = {value.number}" for value in enum.value)
-        for nested in definition.nested_type:
-            message(name, nested)
-
-    for definition in file.message_type:
-        message(file.package, definition)
-    for enum in file.enum_type:
-        lines.update(f"{file.package}.{enum.name}.{value.name} = {value.number}" for value in enum.value)
-    for service in file.service:
-        for method in service.method:
-            arrow = "stream " if method.server_streaming else ""
-            lines.add(f"{service.name}.{method.name}({method.input_type}) returns ({arrow}{method.output_type})")
-    return lines
 
 
 def _repeated_ids(exchanges: Sequence[Exchange]) -> list[str]:
@@ -574,8 +408,3 @@ def _repeated_ids(exchanges: Sequence[Exchange]) -> list[str]:
         except DecodeError:
             continue
     return [] if len(set(made)) == len(made) else ["request_id: a generated id came twice"]
-
-
-def _clip(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} long)"
