@@ -197,7 +197,16 @@ def test_a_server_that_the_runner_starts(cases: Path, tmp_path: Path) -> None:
 )
 def test_servers_that_start_or_end_badly(cases: Path, tmp_path: Path, fault: str, says: str) -> None:
     done = command(
-        *("--cases", cases, "--case", "core.good", "--ready-seconds", "5", "--report", tmp_path / "r"),
+        *(
+            "--cases",
+            cases,
+            "--case",
+            "core.good",
+            "--ready-seconds",
+            "2" if fault == "says nothing" else "30",
+            "--report",
+            tmp_path / "r",
+        ),
         *("--", sys.executable, FAKE, "--fault", fault),
     )
     assert done.returncode == 1
