@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from concord_export.package import write_package
@@ -98,12 +99,12 @@ def graph(
     )
 
 
-def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> onnx.NodeProto:
+def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> onnx.NodeProto:
     """A node."""
     return helper.make_node(operator, list(inputs), list(outputs), **attributes)
 
 
-def constant(name: str, dtype: int, shape: Sequence[int], values: Sequence[object]) -> onnx.TensorProto:
+def constant(name: str, dtype: int, shape: Sequence[int], values: Sequence[Any]) -> onnx.TensorProto:
     """An initializer."""
     return helper.make_tensor(name, dtype, list(shape), list(values))
 
@@ -544,7 +545,7 @@ def write_strings(root: Path) -> None:
             [tensor("i", TensorProto.INT64, "N", 1)],
             [tensor("s", TensorProto.STRING, "N", 1)],
             [node("Gather", ["table", "i"], ["s"])],
-            [helper.make_tensor("table", TensorProto.STRING, [2], [b"good", b"\xff\xfe"])],
+            [constant("table", TensorProto.STRING, [2], [b"good", b"\xff\xfe"])],
         ),
         manifest=manifest("0 gives a text, 1 bytes that are none.", [feature("i", INT64)], [], [output("s", STRING)]),
         golden=golden(({"i": integer(0)}, {}, {"s": text("good")})),
@@ -578,7 +579,7 @@ def write_classifier(root: Path) -> None:
             [
                 constant("w", TensorProto.FLOAT, [2, 3], [1, 0, -1, 0, 1, -1]),
                 constant("b", TensorProto.FLOAT, [3], [0, 0, 0]),
-                helper.make_tensor("labels", TensorProto.STRING, [3], [b"east", b"north", b"other"]),
+                constant("labels", TensorProto.STRING, [3], [b"east", b"north", b"other"]),
             ],
         ),
         manifest=manifest(

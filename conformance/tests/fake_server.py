@@ -85,7 +85,7 @@ def answer(
 class FakeServer:
     """Listens on a free port of 127.0.0.1; `handlers` maps a method's path to what answers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.handlers: dict[str, Handler] = {PREDICT: self.predict, BATCH: self.batch_predict}
         self.requests: list[tuple[str, bytes]] = []
         self.metadata: list[tuple[str, str | bytes]] = []
@@ -93,7 +93,11 @@ class FakeServer:
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
         self._server.add_generic_rpc_handlers((_Generic(self),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            port = self._server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self._server.add_secure_port("127.0.0.1:0", credentials)
+        self.address = f"127.0.0.1:{port}"
 
     def __enter__(self) -> FakeServer:
         self._server.start()

@@ -40,7 +40,7 @@ def problems(client: Client, call: dict[str, Any], expect: dict[str, Any]) -> li
 def answering(server: FakeServer, **changes: Any) -> None:
     """Makes Predict answer like identity, but for these fields."""
 
-    def predict(data: bytes, context: Any) -> bytes:
+    def predict(data: bytes, context: Any) -> Any:
         request = service.PredictRequest.FromString(data)
         response = answer(request, server.request_id(request))
         for name, value in changes.items():
@@ -197,7 +197,7 @@ def test_own_connections(server: FakeServer, client: Client) -> None:
     peers: set[str] = set()
     lock = threading.Lock()
 
-    def predict(data: bytes, context: Any) -> bytes:
+    def predict(data: bytes, context: Any) -> Any:
         with lock:
             peers.add(context.peer())
         return server.predict(data, context)
@@ -232,7 +232,7 @@ def test_raw_calls(server: FakeServer, client: Client) -> None:
 def test_a_deadline(server: FakeServer, client: Client) -> None:
     gate = threading.Event()
 
-    def predict(data: bytes, context: Any) -> bytes:
+    def predict(data: bytes, context: Any) -> Any:
         gate.wait(20)
         return server.predict(data, context)
 
@@ -247,7 +247,7 @@ def test_a_deadline(server: FakeServer, client: Client) -> None:
 
 
 def test_compression_is_seen_on_the_wire(server: FakeServer, client: Client) -> None:
-    def predict(data: bytes, context: Any) -> bytes:
+    def predict(data: bytes, context: Any) -> Any:
         if compressing:
             context.set_compression(grpc.Compression.Gzip)
         request = service.PredictRequest.FromString(data)
@@ -287,7 +287,7 @@ BATCH_EXPECT = {
 def results(server: FakeServer, change: Any) -> None:
     """Makes BatchPredict give the results of identity, changed."""
 
-    def batch_predict(data: bytes, context: Any) -> bytes:
+    def batch_predict(data: bytes, context: Any) -> Any:
         response = service.BatchPredictResponse.FromString(server.batch_predict(data, context))
         made = change(list(response.results))
         return service.BatchPredictResponse(results=made).SerializeToString()
