@@ -318,6 +318,10 @@ def _elements(buffer: _Buffer) -> Iterator[tuple[int, int, Any]]:
         raise FailedError(f"line {buffer.line}: expected nothing behind the array of rows")
 
 
+def _beyond(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+
+
 class _Buffer:
     """A window on a text of any length."""
 
@@ -357,7 +361,7 @@ class _Buffer:
                 cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._held) - _CUT
                 problem = _Broken(error.msg)
             except (ValueError, RecursionError) as error:
-                cut, problem = False, _Broken("nested too deeply" if isinstance(error, RecursionError) else "a number")
+                cut, problem = False, _Broken(_beyond(error))
             else:
                 self.take(end - self._at)
                 return value

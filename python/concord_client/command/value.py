@@ -13,7 +13,7 @@ from concord_client._values import Value, quote
 _NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _ARTICLES = {"FLOAT": "a number", "DOUBLE": "a number", "INT64": "an integer", "BOOL": "true or false"}
 _EXAMPLES = {"BOOL": "[true, false]", "STRING": '["a", "b"]'}
-# A double holds every integer up to here, so that 5.0 and 1e3 can be taken for integers.
+# Below this a double holds every integer, so that 5.0 and 1e3 can be taken for integers.
 _EXACT = 2**53
 
 
@@ -85,7 +85,7 @@ def _integer(text: str) -> int:
         except ValueError:
             pass
         else:
-            if number.is_integer() and abs(number) <= _EXACT:
+            if number.is_integer() and abs(number) < _EXACT:
                 return int(number)
     raise UnreadableError(f"expected an integer, got {quote(text)}")
 
