@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concord_export.errors import ExportError
     from concord_export.from_sklearn import Report, export_sklearn
+    from concord_export.lowercase import ascii_lower
     from concord_export.package import Package, read_package, write_package
     from concord_export.source import Feature, Metric, Source
     from concord_export.verification import Verification, verify_package
@@ -27,6 +28,7 @@ __all__ = [
     "Source",
     "Verification",
     "__version__",
+    "ascii_lower",
     "export_sklearn",
     "read_package",
     "verify_package",
@@ -46,6 +48,7 @@ _HOMES = {
     "Report": "from_sklearn",
     "Source": "source",
     "Verification": "verification",
+    "ascii_lower": "lowercase",
     "export_sklearn": "from_sklearn",
     "read_package": "package",
     "verify_package": "verification",

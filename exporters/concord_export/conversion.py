@@ -24,13 +24,13 @@ from onnx import TensorProto, helper
 from skl2onnx.common.exceptions import MissingShapeCalculator
 from sklearn.base import is_classifier
 from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.pipeline import Pipeline
 
 from concord_export.columns import INPUT_NAMES, Columns
 from concord_export.converters import own_converters
 from concord_export.errors import ConversionError
 from concord_export.members import members_of
+from concord_export.registry import Settings
 from concord_export.source import FeatureKind
 from concord_export.trees import finish_opsets
 
@@ -65,14 +65,21 @@ class Wanted:
     scored: bool = True
 
 
-def convert(estimator: Any, columns: Columns, wanted: Wanted, *, name: str, precision: Precision) -> onnx.ModelProto:
-    """The estimator's graph with the outputs wanted. Raises ConversionError where there is no such graph."""
+def convert(
+    estimator: Any, columns: Columns, wanted: Wanted, *, name: str, precision: Precision, locale: str = "C"
+) -> onnx.ModelProto:
+    """The estimator's graph with the outputs wanted. Raises ConversionError where there is no such graph.
+
+    `locale` is what texts are lower-cased by, where the estimator does that.
+    """
     runs = _runs(columns)
     while hasattr(estimator, "best_estimator_"):
         # A search answers with the best that it found.
         estimator = estimator.best_estimator_
     try:
-        inner = _convert_estimator(_by_position(estimator), runs, name=name, precision=precision)
+        inner = _convert_estimator(
+            _by_position(estimator), runs, name=name, settings=Settings(double=precision == "double", locale=locale)
+        )
         return _wrap(inner, columns, runs, wanted, name=name, precision=precision)
     except ConversionError:
         raise
@@ -110,17 +117,17 @@ def _runs(columns: Columns) -> list[tuple[bool, list[int]]]:
 
 
 def _convert_estimator(
-    estimator: Any, runs: list[tuple[bool, list[int]]], *, name: str, precision: Precision
+    estimator: Any, runs: list[tuple[bool, list[int]]], *, name: str, settings: Settings
 ) -> onnx.ModelProto:
     import skl2onnx
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
-    number = DoubleTensorType if precision == "double" else FloatTensorType
+    number = DoubleTensorType if settings.double else FloatTensorType
     initial_types = [
         (f"run_{index}", (StringTensorType if strings else number)([None, len(members)]))
         for index, (strings, members) in enumerate(runs)
     ]
-    with own_converters(), warnings.catch_warnings():
+    with own_converters(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: onnx.ModelProto = skl2onnx.convert_sklearn(
             estimator,
@@ -134,7 +141,7 @@ def _convert_estimator(
 
 
 def _options(estimator: Any) -> dict[int, dict[str, Any]]:
-    """The converter's options: for the step that gives the answer, and for texts."""
+    """The converter's options for the step that gives the answer."""
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common._registration import get_converter
 
@@ -142,10 +149,7 @@ def _options(estimator: Any) -> dict[int, dict[str, Any]]:
     while isinstance(final, Pipeline) or hasattr(final, "best_estimator_"):
         final = final.steps[-1][1] if isinstance(final, Pipeline) else final.best_estimator_
     alias = sklearn_operator_name_map.get(type(final))
-    # Without a locale ONNX Runtime asks for en_US, which many machines do not have; C is everywhere.
-    options: dict[int, dict[str, Any]] = {
-        id(member): {"locale": "C"} for member in members_of(estimator) if isinstance(member, CountVectorizer)
-    }
+    options: dict[int, dict[str, Any]] = {}
     if is_classifier(final) and alias is not None:
         allowed = get_converter(alias).get_allowed_options() or {}
         if "zipmap" in allowed:

@@ -11,9 +11,20 @@ from typing import Any
 import numpy as np
 from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
 
-from concord_export import clusters, kernels, linear, neighbours, networks, outliers, preprocessing, targets, trees
+from concord_export import (
+    clusters,
+    kernels,
+    linear,
+    neighbours,
+    networks,
+    outliers,
+    preprocessing,
+    targets,
+    texts,
+    trees,
+)
 from concord_export.nodes import DOUBLE, FLOAT, INT64, Nodes
-from concord_export.registry import Converter, Own, installed
+from concord_export.registry import Converter, Own, Settings, installed
 
 __all__ = ["own_converters"]
 
@@ -95,12 +106,13 @@ _OWN: list[Own] = [
     *outliers.CONVERTERS,
     *preprocessing.CONVERTERS,
     *targets.CONVERTERS,
+    *texts.CONVERTERS,
     *trees.CONVERTERS,
 ]
 
 
 @contextmanager
-def own_converters() -> Iterator[None]:
+def own_converters(settings: Settings) -> Iterator[None]:
     """Within this context skl2onnx uses the converters of this package; afterwards its own again."""
-    with installed(_OWN, _REPLACEMENTS):
+    with installed(_OWN, _REPLACEMENTS, settings):
         yield

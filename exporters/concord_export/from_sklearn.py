@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +21,12 @@ from concord_export.columns import INPUT_NAMES, Columns, read_columns
 from concord_export.conversion import LABEL, SCORES, Precision, Wanted, convert
 from concord_export.errors import ConversionError, PackageExistsError, ParityError, SourceError
 from concord_export.golden import FEATURE_TYPES, feature_value, golden_set
+from concord_export.members import members_of
 from concord_export.package import check_model_id, check_version, write_package
 from concord_export.parity import Limits, Progress, Trial, compare, make_trial
 from concord_export.runtime import Session
 from concord_export.source import Feature, Metric, Source
+from concord_export.texts import lowers_beyond_ascii
 from concord_export.verification import run_golden
 
 __all__ = ["Report", "export_sklearn", "export_source"]
@@ -138,13 +141,18 @@ def _convert_and_compare(
     progress: Progress | None,
 ) -> tuple[onnx.ModelProto, Session, Question, model_pb2.ParityRecord, Precision]:
     """The first graph that answers like its source. If none does, raises a failure of parity, else the first one."""
-    attempts: tuple[Precision, ...] = ("double", "float") if precision is None else (precision,)
+    precisions: tuple[Precision, ...] = ("double", "float") if precision is None else (precision,)
+    # The locale C is everywhere and knows ASCII only; C.UTF-8 knows all letters and is on most machines.
+    beyond_ascii = any(lowers_beyond_ascii(member) for member in members_of(question.estimator))
+    locales = ("C", "C.UTF-8") if beyond_ascii else ("C",)
     failures: list[ConversionError | ParityError] = []
-    for attempt in attempts:
+    for attempt, locale in itertools.product(precisions, locales):
         try:
             if progress is not None:
                 progress(f"converting in {attempt}s", 0, 1)
-            model = convert(question.estimator, trial.columns, _wanted(question), name=name, precision=attempt)
+            model = convert(
+                question.estimator, trial.columns, _wanted(question), name=name, precision=attempt, locale=locale
+            )
             serialized = model.SerializeToString()
             check_admission(serialized)
             session = Session(serialized)

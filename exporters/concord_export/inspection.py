@@ -58,7 +58,7 @@ def print_package(package: Package, console: Console) -> None:
         console.print(table)
     console.print(_parity(package))
     if manifest.quality:
-        table = _table("Quality on rows that the source was not fitted on", "measure", "value", "rows")
+        table = _table("Quality on held-out rows", "measure", "value", "rows")
         for metric in manifest.quality:
             _row(table, metric.name, f"{metric.value:.4g}", str(metric.rows))
         console.print(table)

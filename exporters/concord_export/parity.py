@@ -149,8 +149,20 @@ def _made_rows(real: Columns, estimator: Any, count: int) -> Columns:
             if at is not None:
                 chosen = rng.random(count) < 0.5
                 mixed[chosen] = rng.choice(at, int(chosen.sum()))
+        if real.texts:
+            mixed = _reworded(mixed, value, rng)
         values.append(mixed)
     return real.replaced(values)
+
+
+def _reworded(mixed: npt.NDArray[Any], value: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:
+    """Texts as nobody wrote them: in capitals, cut off, two in one, on several lines, and none at all."""
+    made = mixed.copy()
+    others = rng.choice(value, len(made))
+    for index, (text, other) in enumerate(zip(mixed.tolist(), others.tolist(), strict=True)):
+        half = text[: len(text) // 2]
+        made[index] = (text, text.upper(), half, f"{half} {other}", text.replace(" ", "\n\t"), "")[index % 6]
+    return made
 
 
 def _moved(mixed: npt.NDArray[Any], value: npt.NDArray[Any], rng: np.random.Generator) -> npt.NDArray[Any]:

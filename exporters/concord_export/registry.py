@@ -6,17 +6,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from skl2onnx import _parse, _supported_operators
 from skl2onnx.common import _registration
-from skl2onnx.common.data_types import Int64TensorType, StringTensorType, guess_tensor_type
+from skl2onnx.common.data_types import (
+    DoubleTensorType,
+    FloatTensorType,
+    Int64TensorType,
+    StringTensorType,
+    guess_tensor_type,
+)
 
 from concord_export.nodes import Nodes
 
-__all__ = ["Converter", "Own", "installed"]
+__all__ = ["Converter", "Own", "Settings", "current_settings", "installed"]
 
 Converter = Callable[[Any, Any, Any], None]
 """skl2onnx's: takes scope, operator and container."""
@@ -30,6 +37,29 @@ _REGISTRIES = (
     _parse.sklearn_parsers_map,
 )
 _LOCK = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a conversion is to be done: in doubles or 32-bit floats, and texts lower-cased by which locale."""
+
+    double: bool = True
+    locale: str = "C"
+
+
+_SETTINGS: ContextVar[Settings] = ContextVar("settings")
+
+
+def current_settings() -> Settings:
+    """The settings of the conversion under way."""
+    return _SETTINGS.get()
+
+
+def _number_type(given: Any) -> Any:
+    """skl2onnx's type of the numbers that are made of an input: that of the numbers that go in or, of texts, ours."""
+    if isinstance(given, StringTensorType):
+        return DoubleTensorType if current_settings().double else FloatTensorType
+    return type(guess_tensor_type(given))
 
 
 @dataclass(frozen=True)
@@ -58,7 +88,7 @@ class Own:
             operator = scope.declare_local_operator(self.alias, model)
             operator.inputs = inputs
             for output in self.outputs:
-                made = Int64TensorType() if output == "label" else guess_tensor_type(inputs[0].type)
+                made = Int64TensorType() if output == "label" else _number_type(inputs[0].type)()
                 operator.outputs.append(scope.declare_local_variable(output, made))
             return operator.outputs
 
@@ -79,8 +109,7 @@ class Own:
                 strings = all(isinstance(label, str) for label in np.ravel(first).tolist())
                 variable.set_type((StringTensorType if strings else Int64TensorType)([rows]))
             else:
-                kind = type(guess_tensor_type(operator.inputs[0].type))
-                variable.set_type(kind([rows, _width(estimator)]))
+                variable.set_type(_number_type(operator.inputs[0].type)([rows, _width(estimator)]))
 
 
 def _width(estimator: Any) -> int | None:
@@ -93,13 +122,16 @@ def _width(estimator: Any) -> int | None:
 
 
 @contextmanager
-def installed(own: Iterable[Own], replacements: Mapping[str, Callable[[Converter], Converter]]) -> Iterator[None]:
+def installed(
+    own: Iterable[Own], replacements: Mapping[str, Callable[[Converter], Converter]], settings: Settings
+) -> Iterator[None]:
     """Within this context skl2onnx uses these converters; afterwards its own again.
 
     `replacements` are made of skl2onnx's own converters, by their aliases.
     """
     with _LOCK:
         before = [dict(registry) for registry in _REGISTRIES]
+        token = _SETTINGS.set(settings)
         try:
             for alias, replace in replacements.items():
                 registered = _registration.get_converter(alias)
@@ -110,6 +142,7 @@ def installed(own: Iterable[Own], replacements: Mapping[str, Callable[[Converter
                 each.install()
             yield
         finally:
+            _SETTINGS.reset(token)
             for registry, entries in zip(_REGISTRIES, before, strict=True):
                 registry.clear()
                 registry.update(entries)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's models: each module trains one on scikit-learn's bundled data and hands it over by `source()`."""
+"""The models of `make models`: each module makes one, and hands it over by `source()`."""
