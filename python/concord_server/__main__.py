@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from concord_server import __version__, telemetry
-from concord_server.config import Config, ConfigError, parse, usage
+from concord_server.config import Address, Config, ConfigError, parse, usage
 
 if TYPE_CHECKING:
     from concord_server.repository import Repository
@@ -74,8 +74,9 @@ async def _serve(config: Config) -> int:
     from concord_server import ort
     from concord_server.admission import Admission, Limits, Trials, Verdicts
     from concord_server.batch import Executor
-    from concord_server.repository import Repository
-    from concord_server.server import Health, HttpListener, Server
+    from concord_server.repository import Editor, Repository
+    from concord_server.server import AdminServer, Health, HttpListener, Server
+    from concord_server.server.administration import ADMIN_SERVICE
     from concord_server.server.server import SERVICE_NAMES
 
     loop = asyncio.get_running_loop()
@@ -89,7 +90,7 @@ async def _serve(config: Config) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
 
-    health = Health(SERVICE_NAMES)
+    health = Health((*SERVICE_NAMES, ADMIN_SERVICE) if config.admin_listen else SERVICE_NAMES)
 
     def changed(model_id: str, ready: bool | None) -> None:
         loop.call_soon_threadsafe(health.set_model, model_id, ready)
@@ -121,10 +122,25 @@ async def _serve(config: Config) -> int:
     repository.list()
     # Before gRPC, which would not let itself be forgotten once it has started.
     listener = HttpListener(health)
-    http = ""
+    addresses = {"grpc": "", "http": ""}
     if config.http is not None:
-        http = str(config.http._replace(port=await listener.start(config.http.host, config.http.port)))
-    port = await server.start(_listen_on(config.listen.host, config.listen.port), config.certificates)
+        addresses["http"] = str(config.http._replace(port=await listener.start(config.http.host, config.http.port)))
+    port = await server.start(_listen_on(config.listen), config.certificates)
+    addresses["grpc"] = str(config.listen._replace(port=port))
+    admin = None
+    if config.admin_listen is not None:
+        admin = AdminServer(
+            Editor(config.models, config.staging, require_manifest=config.require_manifest),
+            health,
+            max_message_bytes=config.max_message_bytes,
+            reflection=config.admin_reflection,
+        )
+        try:
+            port = await admin.start(_listen_on(config.admin_listen))
+        except BaseException:
+            await server.stop(0)
+            raise
+        addresses["admin"] = str(config.admin_listen._replace(port=port))
 
     loading = loop.run_in_executor(None, repository.load)
     stopping = asyncio.ensure_future(stop.wait())
@@ -132,21 +148,20 @@ async def _serve(config: Config) -> int:
     if loading.done():
         loading.result()
         health.set_serving()
-        line = {"grpc": str(config.listen._replace(port=port)), "http": http, "pid": os.getpid()}
-        print(json.dumps(line, separators=(",", ":")), flush=True)
-        _log.info("serving", grpc=line["grpc"], http=http, tls=config.certificates is not None)
+        print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
+        _log.info("serving", **addresses, tls=config.certificates is not None)
         following = asyncio.ensure_future(_follow(repository, config.repository_poll_seconds))
         await stopping
         following.cancel()
 
     delay, grace = config.drain_delay_seconds, config.drain_grace_seconds
     _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
-    await server.drain(delay, grace)
+    await asyncio.gather(server.drain(delay, grace), *([admin.drain(delay, grace)] if admin else []))
     listener.stop()
     executor.close()
     admission.close()
     repository.close()
-    if executor.busy or repository.busy:
+    if executor.busy or (admin and admin.busy) or repository.busy:
         _log.warning("work under way did not finish within the grace")
         _log.info("stopped")
         # Python would wait for its threads; the grace is over.
@@ -164,11 +179,9 @@ async def _follow(repository: Repository, seconds: float) -> None:
         await asyncio.to_thread(repository.look)
 
 
-def _listen_on(host: str, port: int) -> str:
+def _listen_on(address: Address) -> str:
     """The address as gRPC takes it."""
-    if not host:
-        return f"[::]:{port}"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address) if address.host else f"[::]:{address.port}"
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Config:
     onnxruntime: Path | None
     admin_listen: Address | None
     """None: no admin listener."""
+    admin_reflection: bool
     staging: Path | None
     repository_poll_seconds: float
     """0: the repository is read once."""
@@ -129,6 +130,7 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
         intra_op_threads=_within("intra_op_threads", threads, 1),
         onnxruntime=Path(message.onnxruntime) if message.onnxruntime else None,
         admin_listen=admin,
+        admin_reflection=message.reflection if has("reflection") else True,
         staging=Path(message.staging) if message.staging else None,
         repository_poll_seconds=_within("repository_poll_ms", poll, 0) / 1000,
         allow_integer_division=message.allow_integer_division,
@@ -148,7 +150,7 @@ def _cache(given: str | None) -> Path | None:
     """Where verdicts are kept. A user without a cache directory keeps none unless one is named."""
     if given is not None:
         if not given:
-            raise ConfigError('admission_cache: expected a directory or "off", got nothing')
+            raise ConfigError("admission_cache: expected a directory or off, got nothing")
         return None if given == "off" else Path(given)
     base = os.environ.get("XDG_CACHE_HOME", "")
     if Path(base).is_absolute():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ def open_directory(path: str, parent: int | None = None) -> Iterator[int]:
     except FileNotFoundError as error:
         raise MissingError(_plain(error)) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise MissingError(_plain(error)) from error
         if parent is not None and _is_link(parent, path):
             raise RefusedError("its directory is a link") from error
         raise RefusedError(_plain(error)) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from concord_proto.inference.v1 import model_pb2
+from concord_proto.modelpackage.v1 import manifest_pb2
 
 from concord_server import feature
 from concord_server.fault import quote, scrub
@@ -20,7 +21,7 @@ from concord_server.repository.package import Contents, read
 from concord_server.repository.version import About
 from concord_server.tensor import Spec
 
-__all__ = ["Admit", "Loader", "load_version"]
+__all__ = ["Admit", "Loader", "check_kind", "load_version"]
 
 
 class Loader(Protocol):
@@ -43,12 +44,7 @@ def load_version(
         open_directory(number, parent) as directory,
     ):
         contents = read(directory, require_manifest)
-    manifest = contents.manifest
-    kind = manifest.kind if manifest else model_pb2.MODEL_KIND_TENSOR
-    if kind in (model_pb2.MODEL_KIND_GENERATOR, model_pb2.MODEL_KIND_RECOMMENDER):
-        raise RefusedError(f"kind {kind_text(kind)} is not served here")
-    if kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
-        raise RefusedError("kind: expected a kind, got nothing")
+    kind = check_kind(contents.manifest)
     admit(contents.graph, contents.external)
     try:
         session = load(contents.graph, contents.external)
@@ -57,6 +53,16 @@ def load_version(
     golden = contents.golden
     contents.graph, contents.external = b"", {}  # ONNX Runtime has its own copy now
     return _assemble(model_id, number, kind, contents, session, golden)
+
+
+def check_kind(manifest: manifest_pb2.Manifest | None) -> model_pb2.ModelKind:
+    """The kind of a version, if it is served. Raises RefusedError."""
+    kind = manifest.kind if manifest else model_pb2.MODEL_KIND_TENSOR
+    if kind in (model_pb2.MODEL_KIND_GENERATOR, model_pb2.MODEL_KIND_RECOMMENDER):
+        raise RefusedError(f"kind {kind_text(kind)} is not served here")
+    if kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
+        raise RefusedError("kind: expected a kind, got nothing")
+    return kind
 
 
 def _assemble(

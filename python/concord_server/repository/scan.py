@@ -126,7 +126,8 @@ def parse_labels(data: bytes) -> tuple[dict[str, str], list[str]]:
     """
     try:
         # Numbers stay as they are written: 1.0 and 1e0 are no versions.
-        document: Any = json.loads(data, parse_int=str, parse_float=_not_a_version, parse_constant=_not_a_version)
+        text = data.decode("utf-8", "replace")
+        document: Any = json.loads(text, parse_int=str, parse_float=_not_a_version, parse_constant=_not_a_version)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):

@@ -8,8 +8,9 @@ import os
 # gRPC's core would print its own complaints as plain lines among our JSON.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from concord_server.server.administration import AdminServer
 from concord_server.server.health import Health
 from concord_server.server.http import HttpListener
 from concord_server.server.server import Server
 
-__all__ = ["Health", "HttpListener", "Server"]
+__all__ = ["AdminServer", "Health", "HttpListener", "Server"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC server: which methods there are, the transport's settings, and the drain."""
+"""The gRPC server: which methods there are, and the drain."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
-from concord_proto.inference.v1 import inference_service_pb2, model_catalog_service_pb2
+from concord_proto.inference.v1 import inference_service_pb2, model_catalog_service_pb2, model_inference_pb2
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2
 
 from concord_server.batch import Executor
-from concord_server.config import Certificates
-from concord_server.fault import Fault, Reason, shown
+from concord_server.fault import Fault, Reason
 from concord_server.model import Call
 from concord_server.repository import Repository
 from concord_server.server.catalog import Catalog
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
 from concord_server.server.inference import Inference
-from concord_server.server.status import code_of, status_of
+from concord_server.server.listener import Listener
+from concord_server.server.tensors import TensorInference
 
 __all__ = ["SERVICE_NAMES", "Server"]
 
@@ -29,35 +28,16 @@ Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
 
 _INFERENCE = "inference.v1.InferenceService"
+_TENSORS = "inference.v1.ModelInference"
 _CATALOG = "inference.v1.ModelCatalogService"
-_HEALTH = "grpc.health.v1.Health"
 
-SERVICE_NAMES = ("", "InferenceService", _INFERENCE, _CATALOG)
+SERVICE_NAMES = ("", "InferenceService", _INFERENCE, _TENSORS, _CATALOG)
 """The names that health knows of the server and of what it serves."""
 
 _SETTLE_SECONDS = 0.1
-_MAX_MESSAGE_BYTES = (1 << 31) - 1
-_OPTIONS = (
-    # A port that is taken is an error, not a second server on the same port.
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Clients may ping every 10 s; a ping that comes a little early is no abuse.
-    ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
-    ("grpc.max_concurrent_streams", 1024),
-    ("grpc.max_metadata_size", 64 << 10),
-    ("grpc.absolute_max_metadata_size", 64 << 10),
-    # Messages arrive as they were sent, and the guard unpacks them: only so it knows that they were compressed.
-    ("grpc.per_message_decompression", 0),
-    # Identity and gzip; a level, not an algorithm, so that a client which takes no gzip gets none.
-    ("grpc.compression_enabled_algorithms_bitset", 0b101),
-    ("grpc.default_compression_level", 2),
-    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),  # the guard is stricter
-)
 
 
-class Server(grpc.GenericRpcHandler):
+class Server(Listener):
     """Serves a repository over gRPC."""
 
     def __init__(
@@ -74,35 +54,12 @@ class Server(grpc.GenericRpcHandler):
         self._executor = executor
         self._draining = False
         self._guard = Guard(max_message_bytes)
-        self._methods = dict(self._make_methods(Inference(repository, max_batch_requests), Catalog(repository)))
-        if reflection:
-            # Imported here: it takes as long to import as half of the rest.
-            from concord_server.server.reflection import handlers
-
-            self._methods.update(handlers(self._guard, (_INFERENCE, _CATALOG, _HEALTH)))
-        options = (*_OPTIONS, ("grpc.max_receive_message_length", self._guard.library_limit))
-        self._grpc = grpc.aio.server(options=options)
-        self._grpc.add_generic_rpc_handlers([self])
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes]:
-        """The handler of a method; also of those that are not served."""
-        method = handler_call_details.method
-        name = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
-        return self._methods.get(name) or _unimplemented(name)
-
-    async def start(self, address: str, certificates: Certificates | None) -> int:
-        """Listens, and gives the port. Raises RuntimeError where the address cannot be listened on."""
-        if certificates is None:
-            port = self._grpc.add_insecure_port(address)
-        else:
-            credentials = grpc.ssl_server_credentials(
-                [(certificates.key, certificates.chain)],
-                root_certificates=certificates.client_authorities,
-                require_client_auth=certificates.client_authorities is not None,
-            )
-            port = self._grpc.add_secure_port(address, credentials)
-        await self._grpc.start()
-        return port
+        methods = self._make_methods(
+            Inference(repository, max_batch_requests),
+            TensorInference(repository, max_batch_requests, max_message_bytes),
+            Catalog(repository),
+        )
+        super().__init__(self._guard, health, (_INFERENCE, _TENSORS, _CATALOG), methods, reflection=reflection)
 
     async def drain(self, delay_seconds: float, grace_seconds: float) -> None:
         """Shuts down without losing a request.
@@ -118,24 +75,18 @@ class Server(grpc.GenericRpcHandler):
         # retries. So callers are told first that the server is going: most of them are quiet when it goes.
         settle_seconds = min(_SETTLE_SECONDS, grace_seconds)
         await asyncio.sleep(settle_seconds)
-        await self._grpc.stop(grace_seconds - settle_seconds)
+        await self.stop(grace_seconds - settle_seconds)
 
     def _make_methods(
-        self, inference: Inference, catalog: Catalog
+        self, inference: Inference, tensors: TensorInference, catalog: Catalog
     ) -> Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]:
         predict = inference_service_pb2.PredictRequest
         batch_predict = inference_service_pb2.BatchPredictRequest
+        batch_tensors = model_inference_pb2.BatchPredictionRequest
 
         async def check(received: Received[inference_service_pb2.HealthCheckRequest]) -> Message:
             status = self._health.check(received.message.service).status
             return inference_service_pb2.HealthCheckResponse(status=status)
-
-        async def health_check(received: Received[health_pb2.HealthCheckRequest]) -> health_pb2.HealthCheckResponse:
-            return self._health.check(received.message.service)
-
-        async def health_watch(received: Received[health_pb2.HealthCheckRequest]) -> AsyncIterator[Message]:
-            async for status in self._health.watch(received.message.service):
-                yield status
 
         async def stream_predict(received: Received[inference_service_pb2.PredictRequest]) -> AsyncIterator[Message]:
             self._refuse_while_draining()
@@ -147,15 +98,14 @@ class Server(grpc.GenericRpcHandler):
             (f"/{_INFERENCE}/Predict", predict, self._in_thread(inference.predict)),
             (f"/{_INFERENCE}/BatchPredict", batch_predict, self._in_thread(inference.batch_predict)),
             (f"/{_INFERENCE}/Check", inference_service_pb2.HealthCheckRequest, check),
+            (f"/{_TENSORS}/Predict", model_inference_pb2.PredictionRequest, self._in_thread(tensors.predict)),
+            (f"/{_TENSORS}/BatchPredict", batch_tensors, self._in_thread(tensors.batch_predict)),
             (f"/{_CATALOG}/ListModels", model_catalog_service_pb2.ListModelsRequest, self._direct(catalog.list_models)),
             (f"/{_CATALOG}/GetModel", model_catalog_service_pb2.GetModelRequest, self._direct(catalog.get_model)),
-            (f"/{_HEALTH}/Check", health_pb2.HealthCheckRequest, health_check),
         ]
         methods = {name: guard.unary(name, request_type, behavior) for name, request_type, behavior in unary}
         name = f"/{_INFERENCE}/StreamPredict"
         methods[name] = guard.server_streaming(name, predict, stream_predict)
-        name = f"/{_HEALTH}/Watch"
-        methods[name] = guard.server_streaming(name, health_pb2.HealthCheckRequest, health_watch)
         return methods
 
     def _in_thread(self, work: Callable[[Q, float, float, Call], R]) -> Callable[[Received[Q]], Any]:
@@ -178,14 +128,3 @@ class Server(grpc.GenericRpcHandler):
     def _refuse_while_draining(self) -> None:
         if self._draining:
             raise Fault(Reason.SERVER_DRAINING, "the server is shutting down")
-
-
-def _unimplemented(method: str) -> grpc.RpcMethodHandler[bytes, bytes]:
-    """Answers a method that is not served, of whatever shape, without reading a message."""
-    fault = Fault(Reason.METHOD_UNIMPLEMENTED, f"{shown(method.removeprefix('/'))} is not served here")
-
-    async def refuse(_requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        details = (("grpc-status-details-bin", status_of(fault).SerializeToString()),)
-        await context.abort(code_of(fault), fault.message, details)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)

@@ -47,6 +47,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         intra_op_threads=1,
         onnxruntime=None,
         admin_listen=None,
+        admin_reflection=True,
         staging=None,
         repository_poll_seconds=1,
         allow_integer_division=False,
@@ -54,6 +55,51 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         admission_timeout_seconds=60,
         admission_memory_bytes=16 << 30,
     )
+
+
+def test_flags_of_administration_and_admission(tmp_path: Path) -> None:
+    flags = "--admin-listen [::1]:0 --repository-poll-ms 0 --allow-integer-division --admission-cache off".split()
+    flags += ["--admission-timeout-ms=1500", "--admission-memory-bytes=268435456", "--staging", str(tmp_path)]
+    config = parsed(tmp_path, *flags, "--reflection=false")
+    assert config.admin_listen == Address("::1", 0)
+    assert config.admin_reflection is False
+    assert config.staging == tmp_path
+    assert config.repository_poll_seconds == 0
+    assert config.allow_integer_division is True
+    assert config.admission_cache is None
+    assert (config.admission_timeout_seconds, config.admission_memory_bytes) == (1.5, 268435456)
+    assert parsed(tmp_path, "--admin-listen=off", "--admission-cache", "x").admission_cache == Path("x")
+
+
+def test_the_cache_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert parsed(tmp_path).admission_cache == Path("/home/somebody/.cache/concord")
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert parsed(tmp_path).admission_cache is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--admin-listen=0.0.0.0:1", 'admin_listen: expected a loopback address, got "0.0.0.0:1"'),
+        ("--admin-listen=:1", 'admin_listen: expected a loopback address, got ":1"'),
+        ("--admin-listen=x", 'admin_listen: expected HOST:PORT, got "x"'),
+        ("--staging=/none", 'staging: expected a directory, got "/none", which is none'),
+        ("--repository-poll-ms=-1", "repository_poll_ms: expected 0 to 2147483647, got -1"),
+        ("--admission-cache=", "admission_cache: expected a directory or off, got nothing"),
+        ("--admission-timeout-ms=0", "admission_timeout_ms: expected 1 to 2147483647, got 0"),
+        (
+            "--admission-memory-bytes=268435455",
+            "admission_memory_bytes: expected 268435456 to 9223372036854775807, got 268435455",
+        ),
+    ],
+)
+def test_bad_administration_and_admission(tmp_path: Path, flag: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parsed(tmp_path, flag)
+    assert str(caught.value) == message
 
 
 def test_flags(tmp_path: Path) -> None:

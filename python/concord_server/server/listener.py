@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One gRPC listener: the transport's settings, health, reflection, and an answer for whatever is not served."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+
+from concord_server.config import Certificates
+from concord_server.fault import Fault, Reason, shown
+from concord_server.server.guard import Guard, Received
+from concord_server.server.health import Health
+from concord_server.server.status import code_of, status_of
+
+__all__ = ["Listener"]
+
+_HEALTH = "grpc.health.v1.Health"
+
+_MAX_MESSAGE_BYTES = (1 << 31) - 1
+_OPTIONS = (
+    # A port that is taken is an error, not a second server on the same port.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients may ping every 10 s; a ping that comes a little early is no abuse.
+    ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
+    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_metadata_size", 64 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
+    # Messages arrive as they were sent, and the guard unpacks them: only so it knows that they were compressed.
+    ("grpc.per_message_decompression", 0),
+    # Identity and gzip; a level, not an algorithm, so that a client which takes no gzip gets none.
+    ("grpc.compression_enabled_algorithms_bitset", 0b101),
+    ("grpc.default_compression_level", 2),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),  # the guard is stricter
+)
+
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[bytes, bytes]
+
+
+class Listener(grpc.GenericRpcHandler):
+    """Serves methods on one address, and grpc.health.v1 with them."""
+
+    def __init__(
+        self, guard: Guard, health: Health, services: Sequence[str], methods: Mapping[str, Handler], *, reflection: bool
+    ) -> None:
+        """`methods` by "/package.Service/Method"; `services` are theirs, for reflection."""
+        self._methods = {**methods, **_health_methods(guard, health)}
+        if reflection:
+            # Imported here: it takes as long to import as half of the rest.
+            from concord_server.server.reflection import handlers
+
+            self._methods.update(handlers(guard, (*services, _HEALTH)))
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", guard.library_limit))
+        self._grpc = grpc.aio.server(options=options)
+        self._grpc.add_generic_rpc_handlers([self])
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """The handler of a method; also of those that are not served."""
+        method = handler_call_details.method
+        name = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
+        return self._methods.get(name) or _unimplemented(name)
+
+    async def start(self, address: str, certificates: Certificates | None = None) -> int:
+        """Listens, and gives the port. Raises RuntimeError where the address cannot be listened on."""
+        if certificates is None:
+            port = self._grpc.add_insecure_port(address)
+        else:
+            credentials = grpc.ssl_server_credentials(
+                [(certificates.key, certificates.chain)],
+                root_certificates=certificates.client_authorities,
+                require_client_auth=certificates.client_authorities is not None,
+            )
+            port = self._grpc.add_secure_port(address, credentials)
+        await self._grpc.start()
+        return port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no more calls, and ends those that are under way after the grace."""
+        await self._grpc.stop(grace_seconds)
+
+
+def _health_methods(guard: Guard, health: Health) -> Mapping[str, Handler]:
+    async def check(received: Received[health_pb2.HealthCheckRequest]) -> health_pb2.HealthCheckResponse:
+        return health.check(received.message.service)
+
+    async def watch(received: Received[health_pb2.HealthCheckRequest]) -> AsyncIterator[Message]:
+        async for status in health.watch(received.message.service):
+            yield status
+
+    request = health_pb2.HealthCheckRequest
+    check_name, watch_name = f"/{_HEALTH}/Check", f"/{_HEALTH}/Watch"
+    return {
+        check_name: guard.unary(check_name, request, check),
+        watch_name: guard.server_streaming(watch_name, request, watch),
+    }
+
+
+def _unimplemented(method: str) -> Handler:
+    """Answers a method that is not served, of whatever shape, without reading a message."""
+    fault = Fault(Reason.METHOD_UNIMPLEMENTED, f"{shown(method.removeprefix('/'))} is not served here")
+
+    async def refuse(_requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        details = (("grpc-status-details-bin", status_of(fault).SerializeToString()),)
+        await context.abort(code_of(fault), fault.message, details)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)
