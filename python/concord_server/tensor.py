@@ -32,6 +32,10 @@ __all__ = [
 # No model has more axes than this, and no array of numpy.
 _MAX_RANK = 64
 _MAX_ELEMENTS = (1 << 63) - 1
+# What a string counts in a shape's bytes.
+_STRING_SIZE = 8
+# The least that frames a string on the wire: its tag and its length.
+_FRAMED_STRING = 2
 
 
 class DType(enum.IntEnum):
@@ -54,7 +58,7 @@ class DType(enum.IntEnum):
 
     @property
     def storage(self) -> np.dtype[Any]:
-        """The numpy type that holds the elements: 16-bit floats as their bits, strings as objects (str)."""
+        """The numpy type that holds the elements: 16-bit floats as their bits, strings as objects (bytes)."""
         return _STORAGE[self]
 
     @property
@@ -119,6 +123,13 @@ class Tensor:
     dtype: DType
     array: npt.NDArray[Any]
     """Of the dtype's storage type."""
+
+    @property
+    def nbytes(self) -> int:
+        """The least that the elements take on the wire: the data of numbers, the bytes of strings with 2 for each."""
+        if self.dtype is not DType.STRING:
+            return self.array.nbytes
+        return sum(map(len, self.array.flat)) + _FRAMED_STRING * self.array.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,16 +252,14 @@ def _float32_of_float16(half: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]
     return (sign | widened).astype(np.uint32).view(np.float32)
 
 
-def from_wire(what: str, field: str, message: tensor_pb2.Tensor, spec: Spec) -> Tensor | Violation:
+def from_wire(message: tensor_pb2.Tensor, spec: Spec) -> Tensor | Violation:
     """The tensor that a message holds for an input of the graph, or the first thing wrong with it.
 
     It is judged by itself first (dtype, then shape, then data, so that nothing is allocated before the lengths fit),
-    then as this input. `what` names the place in a message, for example `input "x"`; `field` is the path in the
-    request, for example `inputs["x"]`.
+    then as this input. The violation's field is the part of the tensor, and its message does not name the input: the
+    caller puts both before them.
     """
-
-    def bad(reason: Reason, part: str, text: str) -> Violation:
-        return Violation(reason, field + part, f"{what}: {text}")
+    bad = Violation
 
     wanted = _upper(spec.dtype)
     try:
@@ -264,10 +273,11 @@ def from_wire(what: str, field: str, message: tensor_pb2.Tensor, spec: Spec) -> 
     if any(length < 0 for length in shape):
         return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", f"expected lengths of at least 0, got {shape_text(shape)}")
     count = elements(shape)
-    size = 1 if dtype is DType.STRING else dtype.storage.itemsize
-    if count is None or count > _MAX_ELEMENTS // size:
+    size = _STRING_SIZE if dtype is DType.STRING else dtype.storage.itemsize
+    if count is None or not _holdable(shape, size):
         return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", f"expected fewer elements, got {shape_text(shape)}")
-    if wrong := _wrong_data(dtype, message, count, size):
+    data = message.data  # a copy of the message's, made once
+    if wrong := _wrong_data(dtype, data, message.strings, count, size):
         part, text = wrong
         return bad(Reason.TENSOR_DATA_INVALID, part, text)
     if dtype is not spec.dtype:
@@ -277,19 +287,24 @@ def from_wire(what: str, field: str, message: tensor_pb2.Tensor, spec: Spec) -> 
         text = f"expected shape {open_shape}, got {shape_text(shape)}"
         return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", text)
     if dtype is not DType.STRING:
-        return Tensor(dtype, np.frombuffer(message.data, dtype.storage).reshape(shape))
+        return Tensor(dtype, np.frombuffer(data, dtype.storage).reshape(shape))
     array = np.empty(count, dtype=object)
-    try:
-        array[:] = [text_bytes.decode("utf-8") for text_bytes in message.strings]
-    except UnicodeDecodeError:
-        # ONNX Runtime's Python interface takes and gives strings as str only.
-        return bad(Reason.TENSOR_DATA_INVALID, ".strings", "expected UTF-8, got other bytes")
+    array[:] = message.strings
     return Tensor(dtype, array.reshape(shape))
 
 
-def _wrong_data(dtype: DType, message: tensor_pb2.Tensor, count: int, size: int) -> tuple[str, str] | None:
+def _holdable(shape: Sequence[int], size: int) -> bool:
+    """Whether an array of the shape, axes of length 0 left out, would have fewer than 2^63 bytes.
+
+    numpy and ONNX Runtime multiply the lengths of an empty tensor, too.
+    """
+    for length in shape:
+        size *= length or 1
+    return size <= _MAX_ELEMENTS
+
+
+def _wrong_data(dtype: DType, data: bytes, strings: Sequence[bytes], count: int, size: int) -> tuple[str, str] | None:
     """Which part of the data does not fit the tensor's own dtype and shape, and how."""
-    data, strings = message.data, message.strings
     if dtype is DType.STRING:
         if data:
             return ".data", f"expected no data with dtype STRING, got {len(data)} bytes"
@@ -310,11 +325,11 @@ def _upper(dtype: DType) -> str:
     return dtype_name(dtype).upper()
 
 
-def to_wire(tensor: Tensor) -> tensor_pb2.Tensor:
-    """The message that holds the tensor."""
-    message = tensor_pb2.Tensor(dtype=tensor.dtype, shape=tensor.array.shape)  # type: ignore[arg-type]
+def to_wire(tensor: Tensor, message: tensor_pb2.Tensor) -> None:
+    """Fills an empty message with the tensor."""
+    message.dtype = tensor.dtype.value  # type: ignore[assignment]
+    message.shape.extend(tensor.array.shape)
     if tensor.dtype is DType.STRING:
-        message.strings.extend(text.encode("utf-8") for text in tensor.array.flat)
+        message.strings.extend(tensor.array.reshape(-1).tolist())
     else:
         message.data = tensor.array.tobytes()
-    return message

@@ -152,7 +152,7 @@ class Source:
         elif kind == "bool_value":
             flat[self.column] = value.bool_value
         else:
-            flat[self.column] = value.string_value
+            flat[self.column] = value.string_value.encode()
         return None
 
     def _put_array(self, value: FeatureValue, target: npt.NDArray[Any]) -> Violation | None:
@@ -160,7 +160,7 @@ class Source:
             with np.errstate(invalid="ignore"):  # a signalling NaN may be widened like any value
                 target[:] = _floats(value.float_array)
         elif self.type == _STRING:
-            target[:] = list(value.string_array.values)
+            target[:] = [text.encode() for text in value.string_array.values]
         else:
             integers = np.fromiter(value.int64_array.values, np.int64, len(target))
             low, high = _LIMITS[self.dtype]

@@ -107,7 +107,7 @@ def _put_scalar(value: FeatureValue, dtype: DType, element: npt.NDArray[Any]) ->
     elif dtype is DType.BOOL:
         value.bool_value = element.item()
     else:
-        value.string_value = element[0]
+        value.string_value = _text(element[0])
 
 
 def _put_array(value: FeatureValue, dtype: DType, array: npt.NDArray[Any]) -> None:
@@ -119,7 +119,7 @@ def _put_array(value: FeatureValue, dtype: DType, array: npt.NDArray[Any]) -> No
         value.int64_array.values.extend(_integers(array))
         value.int64_array.SetInParent()
     else:
-        value.string_array.values.extend(array.tolist())
+        value.string_array.values.extend(map(_text, array.tolist()))
         value.string_array.SetInParent()
 
 
@@ -130,6 +130,13 @@ def _integers(array: npt.NDArray[Any]) -> list[int]:
             if integer > _MAX_INT64:
                 raise EncodeError(f"expected at most 2^63 - 1, got {integer}")
     return integers
+
+
+def _text(string: bytes) -> str:
+    try:
+        return string.decode()
+    except UnicodeDecodeError:
+        raise EncodeError("expected UTF-8, got other bytes") from None
 
 
 def _short(spec: Spec, index: int, array: npt.NDArray[Any]) -> EncodeError:

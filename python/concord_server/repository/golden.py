@@ -111,17 +111,16 @@ def _ask_tensors(
     wanted: model_inference_pb2.PredictionResponse,
 ) -> None:
     specs = model.session.outputs
-    inputs = decode_tensors(model.session.inputs, request.inputs)
-    result = batch.one(model, inputs, range(len(specs)), Call())
-    got = {spec.name: (spec, tensor) for spec, tensor in zip(specs, result.outputs, strict=True)}
+    inputs, asked = decode_tensors(model.session, request.inputs, request.output_names)
+    result = batch.one(model, inputs, asked, Call())
+    got = {specs[i].name: (specs[i], tensor) for i, tensor in zip(asked, result.outputs, strict=True)}
     for name in sorted(wanted.outputs):
         if name not in got:
             raise RefusedError(f"output {quote(name)}: the graph has no such output")
         spec, answer = got[name]
-        what = f"output {quote(name)}"
-        expected = from_wire(what, what, wanted.outputs[name], spec)
+        expected = from_wire(wanted.outputs[name], spec)
         if isinstance(expected, Violation):
-            raise RefusedError(expected.message)
+            raise RefusedError(f"output {quote(name)}: {expected.message}")
         if miss := _tensor_miss(near, answer, expected):
             raise RefusedError(f"output {quote(name)}: {miss}")
 
@@ -181,7 +180,7 @@ def _elements(tensor: Tensor) -> list[Any]:
     return list(array.reshape(-1).tolist())
 
 
-def _element_text(element: float | int | str) -> str:
-    if isinstance(element, str):
-        return quote(element)
+def _element_text(element: float | int | bytes) -> str:
+    if isinstance(element, bytes):
+        return quote(element.decode("utf-8", "replace"))
     return shortest(element, np.float64) if isinstance(element, float) else str(element)

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from concord_server import telemetry
 from concord_server.fault import Fault, Reason, Violation, from_violations, internal, shown
 from concord_server.model import Call
+from concord_server.server.request import answer_too_large
 from concord_server.server.status import code_of, status_of
 
 __all__ = ["Guard", "Received"]
@@ -157,8 +158,7 @@ class Guard:
     def _pack(self, answer: Message) -> bytes:
         packed = answer.SerializeToString()
         if len(packed) > self._limit:
-            text = f"the answer of {len(packed)} bytes is larger than the limit of {self._limit} bytes"
-            raise Fault(Reason.OUTPUT_TOO_LARGE, text)
+            raise answer_too_large(len(packed), self._limit)
         return packed
 
 

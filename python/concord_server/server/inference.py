@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
-import grpc
 from concord_proto.inference.v1 import inference_service_pb2
 
-from concord_server import batch, fault, telemetry
-from concord_server.fault import Fault, Reason, quote, shown
+from concord_server import batch
+from concord_server.fault import Fault, Reason, quote
 from concord_server.feature import EncodeError, Plan
 from concord_server.model import Call, Model, check_config, check_name, kind_text
 from concord_server.repository import Repository
-from concord_server.server.status import code_of, status_of
+from concord_server.server.request import check_batch, logged, request_id_of
+from concord_server.server.status import status_of
 from concord_server.tensor import Tensor
 
 __all__ = ["Inference"]
-
-_log = telemetry.log(__name__)
 
 PredictRequest = inference_service_pb2.PredictRequest
 PredictResponse = inference_service_pb2.PredictResponse
@@ -49,28 +46,24 @@ class Inference:
 
     def predict(self, request: PredictRequest, begin: float, queue_seconds: float, call: Call) -> PredictResponse:
         """Answers one request; `begin` is when it came, by time.perf_counter()."""
-        request_id = request.request_id or _new_request_id()
+        request_id = request_id_of(request.request_id)
         try:
             asked = self._ask(request_id, request)
             result = batch.one(asked.model, asked.row, asked.plan.wanted, call)
             return _answer(asked, result, begin, queue_seconds)
         except Fault as failure:
-            raise _logged(request_id, failure) from None
+            raise logged(request_id, failure) from None
 
     def batch_predict(
         self, request: BatchPredictRequest, begin: float, queue_seconds: float, call: Call
     ) -> BatchPredictResponse:
         """Answers many requests, each with a result of its own, in their order."""
         count = len(request.requests)
-        if count == 0:
-            raise fault.invalid(Reason.BATCH_EMPTY, "requests", "expected at least 1 request, got 0")
-        if count > self._max_batch_requests:
-            text = f"expected at most {self._max_batch_requests} requests, got {count}"
-            raise fault.invalid(Reason.BATCH_TOO_LARGE, "requests", text)
+        check_batch(count, self._max_batch_requests)
         results: list[BatchPredictResult | None] = [None] * count
         groups: dict[int, list[tuple[int, _Asked]]] = {}  # by version, in order
         for i, one in enumerate(request.requests):
-            request_id = one.request_id or _new_request_id()
+            request_id = request_id_of(one.request_id)
             try:
                 asked = self._ask(request_id, one)
             except Fault as failure:
@@ -136,22 +129,4 @@ def _answer(asked: _Asked, result: batch.Result, begin: float, queue_seconds: fl
 
 
 def _failed(request_id: str, failure: Fault) -> BatchPredictResult:
-    return BatchPredictResult(error=status_of(_logged(request_id, failure)))
-
-
-def _logged(request_id: str, failure: Fault) -> Fault:
-    """Logs a fault that is not the caller's."""
-    if code_of(failure) is grpc.StatusCode.INTERNAL:
-        _log.error(
-            "request failed",
-            request_id=shown(request_id),
-            reason=str(failure.reason),
-            model_id=failure.model_id,
-            model_version=failure.model_version,
-            cause=str(failure.__cause__ or failure.message),
-        )
-    return failure
-
-
-def _new_request_id() -> str:
-    return secrets.token_hex(16)
+    return BatchPredictResult(error=status_of(logged(request_id, failure)))

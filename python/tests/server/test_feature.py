@@ -72,7 +72,7 @@ def test_every_type_reaches_its_tensor(kit: SimpleNamespace) -> None:
     assert got["d"].tolist() == [0.1]
     assert got["is"].tolist() == [1, -2, 3, -32768, 32767]
     assert got["bs"].tolist() == [[False, True]]
-    assert got["ss"].tolist() == [["a", ""]]
+    assert got["ss"].tolist() == [[b"a", b""]]
 
 
 GOOD: dict[str, Any] = {
@@ -322,7 +322,7 @@ def test_a_bare_graph_tells_its_answers() -> None:
 
 def strings(*texts: str) -> np.ndarray[Any, Any]:
     array = np.empty(len(texts), object)
-    array[:] = texts
+    array[:] = [text.encode() for text in texts]
     return array
 
 

@@ -101,21 +101,34 @@ def test_a_double_shows_more_digits() -> None:
     assert shortest(0.1 + 0.2, np.float64) == "0.30000000000000004"
 
 
-def test_tensors_are_held_against_the_graph() -> None:
+def test_tensors_are_held_against_the_graph(kit: SimpleNamespace) -> None:
     specs = [Spec("x", DType.FLOAT, (-1, 2)), Spec("n", DType.INT64, ())]
     x = tensor_pb2.Tensor(dtype=1, shape=[1, 2], data=bytes(8))  # type: ignore[arg-type]
     n = tensor_pb2.Tensor(dtype=7, data=bytes(8))  # type: ignore[arg-type]
-    assert [t.array.shape for t in decode_tensors(specs, {"x": x, "n": n})] == [(1, 2), ()]
+    outputs = [Spec(name, DType.FLOAT, (-1,)) for name in "abc"]
+    session = kit.FakeSession(specs, outputs, list)
+    inputs, wanted = decode_tensors(session, {"x": x, "n": n}, [])
+    assert ([t.array.shape for t in inputs], wanted) == ([(1, 2), ()], [0, 1, 2])
+    assert decode_tensors(session, {"x": x, "n": n}, ["c", "a"])[1] == [2, 0]
     flat = tensor_pb2.Tensor(dtype=1, shape=[2], data=bytes(8))  # type: ignore[arg-type]
     with pytest.raises(Fault) as caught:
-        decode_tensors(specs, {"x": flat, "z": n})
+        decode_tensors(session, {"x": flat, "z": n, "b": n}, ["b", "d", "b", ""])
     assert [v.message for v in caught.value.violations] == [
         'input "x": expected shape [?, 2], got [2]',
         'input "n": expected an int64 tensor, got nothing',
+        'input "b": the model has no such input',
         'input "z": the model has no such input',
+        'output_names[1]: the model has no output "d"',
+        'output_names[2]: "b" is there already',
+        'output_names[3]: the model has no output ""',
     ]
+    assert [v.field for v in caught.value.violations] == [
+        'inputs["x"].shape', 'inputs["n"]', 'inputs["b"]', 'inputs["z"]',
+        "output_names[1]", "output_names[2]", "output_names[3]",
+    ]  # fmt: skip
+    assert caught.value.reason is Reason.TENSOR_SHAPE_MISMATCH
     with pytest.raises(Fault) as caught:
-        decode_tensors(specs[:1], {"x": n})
+        decode_tensors(kit.FakeSession(specs[:1], outputs, list), {"x": n}, [])
     assert caught.value.message == 'input "x": expected dtype FLOAT, got INT64'
 
 

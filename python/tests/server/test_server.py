@@ -285,7 +285,6 @@ async def test_a_gzip_bomb_is_refused(start: Start, kit: SimpleNamespace) -> Non
 @pytest.mark.parametrize(
     "method",
     [
-        "/inference.v1.ModelInference/Predict",
         "/inference.v1.ModelAdminService/LoadModel",
         "/inference.v1.InferenceService/predict",
         "/recommender.v1.Recommender/GetRecommendations",
@@ -581,6 +580,7 @@ async def test_reflection_describes_what_is_served(start: Start, version: str, k
         "grpc.reflection.v1alpha.ServerReflection",
         "inference.v1.InferenceService",
         "inference.v1.ModelCatalogService",
+        "inference.v1.ModelInference",
     ]
     assert answers[1].file_descriptor_response.file_descriptor_proto
     assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
