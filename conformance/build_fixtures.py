@@ -745,7 +745,7 @@ def write_behaviour(root: Path) -> None:
 
 
 def write_tensors(root: Path) -> None:
-    """tensor: kind TENSOR with a manifest; bare, bare-kinds, bare-open: model.onnx alone."""
+    """tensor: kind TENSOR with a manifest; bare, bare-kinds, bare-whole, bare-open: model.onnx alone."""
     pair = b"\x00\x00\x80\x3f\x00\x00\x00\x40"  # 1.0 and 2.0 as float32
     write_package(
         root / "tensor" / "1",
@@ -789,6 +789,23 @@ def write_tensors(root: Path) -> None:
                 node("Identity", ["words"], ["words_out"]),
                 node("Cast", ["half"], ["half_out"], to=TensorProto.FLOAT),
             ],
+        ),
+    )
+    write_bare(
+        root / "bare-whole" / "1",
+        graph(
+            [tensor("x", TensorProto.FLOAT, 3)],
+            [
+                tensor("same", TensorProto.FLOAT, 3),
+                tensor("row", TensorProto.FLOAT, 1, 3),
+                tensor("total", TensorProto.FLOAT),
+            ],
+            [
+                node("Identity", ["x"], ["same"]),
+                node("Unsqueeze", ["x", "axes"], ["row"]),
+                node("ReduceSum", ["x", "axes"], ["total"], keepdims=0),
+            ],
+            [constant("axes", TensorProto.INT64, [1], [0])],
         ),
     )
     write_bare(
