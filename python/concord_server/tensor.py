@@ -129,7 +129,8 @@ class Tensor:
         """The least that the elements take on the wire: the data of numbers, the bytes of strings with 2 for each."""
         if self.dtype is not DType.STRING:
             return self.array.nbytes
-        return sum(map(len, self.array.flat)) + _FRAMED_STRING * self.array.size
+        # Not through .flat, which has no more than 32 axes.
+        return sum(map(len, self.array.reshape(-1).tolist())) + _FRAMED_STRING * self.array.size
 
 
 @dataclass(frozen=True, slots=True)

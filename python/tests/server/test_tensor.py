@@ -178,6 +178,7 @@ def test_lengths_beside_an_empty_axis_count() -> None:
 def test_sizes_on_the_wire() -> None:
     text = np.array([b"a\0", b"", b"bcd"], object)
     assert Tensor(DType.STRING, text).nbytes == 5 + 3 * 2
+    assert Tensor(DType.STRING, text.reshape([1] * 63 + [3])).nbytes == 5 + 3 * 2
     assert Tensor(DType.DOUBLE, np.zeros((2, 3))).nbytes == 48
 
 
