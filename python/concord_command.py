@@ -17,7 +17,7 @@ def main() -> None:
     """Runs the command. Exit codes: 0 done, 1 an answer was an error, 2 wrong use."""
     missing = [name for name in ("click", "rich") if importlib.util.find_spec(name) is None]
     if missing:
-        print(f"concord: expected {' and '.join(missing)}: pip install 'concord[cli]' brings them", file=sys.stderr)
+        print(f"concord: {' and '.join(missing)} not installed: pip install 'concord[cli]'", file=sys.stderr)
         sys.exit(2)
     # gRPC's log lines are for those who debug gRPC; the command tells in words what failed.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

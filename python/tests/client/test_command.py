@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import concord_command
 import grpc
 import pytest
 import trustme
@@ -690,3 +691,11 @@ def test_help_and_version(concord: Concord) -> None:
     assert "predict" in concord("--help").stdout
     assert "CONCORD_SERVER" in concord("predict", "-h").stdout
     assert concord("--version").stdout.startswith("concord, version ")
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "rich" else object())
+    with pytest.raises(SystemExit) as caught:
+        concord_command.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "concord: rich not installed: pip install 'concord[cli]'\n"
