@@ -135,8 +135,8 @@ class Trials:
         match document:
             case {"admitted": True}:
                 return Outcome("", said=True)
-            case {"refused": str(why), "said": bool(said)} if why:
-                return Outcome(why, said=said)
+            case {"refused": str(why)} if why:
+                return Outcome(why, said=True)
             case {"memory": True}:
                 needs = f"needs more than {self._limits.memory_bytes} bytes of memory"
                 return Outcome(f"trial load: {needs}", said=False)

@@ -75,7 +75,7 @@ class Repository:
         self._directories: dict[_Key, _Directory] = {}
         self._settled: list[_Key] = []  # to be loaded
         self._entries: Mapping[str, Entry] = {}
-        self._running = 0
+        self._loads: list[Future[None]] = []
         self._closed = False
 
     @property
@@ -149,7 +149,7 @@ class Repository:
     @property
     def busy(self) -> bool:
         """Whether a version is being loaded."""
-        return self._running > 0
+        return any(not load.done() for load in self._loads)
 
     def _scan(self) -> Mapping[str, Found | None]:
         told: dict[str, str] = {}
@@ -244,20 +244,16 @@ class Repository:
         keys, self._settled = self._settled, []
         if self._closed:
             return ()
-        return [self._threads.submit(self._load_one, key, self._directories[key]) for key in keys]
+        begun = [self._threads.submit(self._load_one, key, self._directories[key]) for key in keys]
+        self._loads = [load for load in self._loads if not load.done()] + begun
+        return begun
 
     def _load_one(self, key: _Key, directory: _Directory) -> None:
-        with self._lock:
-            self._running += 1
-        try:
-            begin = time.perf_counter()
-            version, cause = self._loaded(*key)
-            kept = self._take(key, directory, version)
-            if kept is not None:
-                _report(key[0], version, time.perf_counter() - begin, cause, kept)
-        finally:
-            with self._lock:
-                self._running -= 1
+        begin = time.perf_counter()
+        version, cause = self._loaded(*key)
+        kept = self._take(key, directory, version)
+        if kept is not None:
+            _report(key[0], version, time.perf_counter() - begin, cause, kept)
 
     def _take(self, key: _Key, directory: _Directory, version: Version) -> bool | None:
         """Publishes what has been loaded, and tells whether an older one goes on; None where it left meanwhile."""
