@@ -22,6 +22,14 @@ const (
 	maxBlockSize     = 1 << 16
 )
 
+// Model is what is judged: a graph and the files that its external data may lie in, as they were read, and the sha256 of each in
+// lower-case hexadecimal, the graph's under "model.onnx".
+type Model struct {
+	Graph []byte
+	Files map[string][]byte
+	Sums  map[string]string
+}
+
 // Options widen what is admitted.
 type Options struct {
 	// IntegerDivision admits integer Div and Mod whose divisor is not a safe constant. ONNX Runtime traps, and the process

@@ -53,6 +53,7 @@ type Model struct {
 	slots       chan struct{}
 	outputIndex map[string]int
 	allOutputs  []int // the index of each output; nobody changes it
+	holders     holders
 }
 
 // New makes a model. maxRows is the package's own limit of rows in one execution, 0 for none.
@@ -88,7 +89,7 @@ func (m *Model) Inputs() []tensor.Spec { return m.session.Inputs() }
 // Outputs are the graph's outputs, in its order.
 func (m *Model) Outputs() []tensor.Spec { return m.session.Outputs() }
 
-// Close frees the model.
+// Close frees the model at once. Nothing may run it any more.
 func (m *Model) Close() { m.session.Close() }
 
 // Elapsed says where the time of a run went.

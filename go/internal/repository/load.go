@@ -6,10 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	modelpackagev1 "github.com/concord-inference/concord/go/gen/modelpackage/v1"
+	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/feature"
 	"github.com/concord-inference/concord/go/internal/model"
@@ -18,7 +20,12 @@ import (
 
 // loadVersion verifies a version, makes its session and lets it prove itself. The error is for callers: no path is in it.
 func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model.Model, *About, error) {
-	c, err := read(r.root, id+"/"+number, r.options.RequireManifest)
+	root, err := os.OpenRoot(r.directory)
+	if err != nil {
+		return nil, nil, plain(err)
+	}
+	defer root.Close()
+	c, err := read(root, id+"/"+number, r.options.RequireManifest)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -39,7 +46,7 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 		return nil, nil, errors.New("kind: expected a kind, got nothing")
 	}
 	if r.options.Admit != nil {
-		if err := r.options.Admit(ctx, c.graph, c.external); err != nil {
+		if err := r.options.Admit(ctx, admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}); err != nil {
 			return nil, nil, err
 		}
 	}

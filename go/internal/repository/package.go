@@ -32,10 +32,14 @@ type contents struct {
 	graph    []byte
 	golden   []byte
 	external map[string][]byte // by name: what the graph's external initializers may lie in
+	sums     map[string]string // sha256 of graph and external, in lower-case hexadecimal, by name
 }
 
 // read reads the directory of a version, whole.
 func read(root *os.Root, directory string, requireManifest bool) (*contents, error) {
+	if info, err := root.Lstat(directory); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return nil, errors.New("its directory is a link")
+	}
 	items, err := entriesOf(root, directory)
 	if err != nil {
 		return nil, plain(err)
@@ -78,7 +82,7 @@ func readPackage(root *os.Root, directory string, names []string) (*contents, er
 			return nil, fmt.Errorf("%s is not listed in %s", fault.Shown(name), manifestName)
 		}
 	}
-	c := &contents{manifest: manifest, external: map[string][]byte{}}
+	c := &contents{manifest: manifest, external: map[string][]byte{}, sums: map[string]string{}}
 	for _, file := range manifest.GetFiles() {
 		data, err := readListed(root, directory, file)
 		if err != nil {
@@ -89,9 +93,11 @@ func readPackage(root *os.Root, directory string, names []string) (*contents, er
 			c.graph = data
 		case goldenName:
 			c.golden = data
+			continue
 		default:
 			c.external[file.GetName()] = data
 		}
+		c.sums[file.GetName()] = file.GetSha256()
 	}
 	return c, nil
 }
@@ -110,7 +116,7 @@ func readListed(root *os.Root, directory string, listed *modelpackagev1.File) ([
 	if err != nil {
 		return nil, err
 	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != listed.GetSha256() {
+	if sum(data) != listed.GetSha256() {
 		return nil, fmt.Errorf("sha256 of %s is not the manifest's", name)
 	}
 	return data, nil
@@ -121,7 +127,7 @@ func readBare(root *os.Root, directory string, names []string) (*contents, error
 	if err != nil {
 		return nil, err
 	}
-	c := &contents{graph: graph, external: map[string][]byte{}}
+	c := &contents{graph: graph, external: map[string][]byte{}, sums: map[string]string{graphName: sum(graph)}}
 	if !slices.Contains(names, externalName) {
 		return c, nil
 	}
@@ -134,8 +140,17 @@ func readBare(root *os.Root, directory string, names []string) (*contents, error
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {
 		return nil, fmt.Errorf("%s has several links", externalName)
 	}
-	c.external[externalName], err = readSized(file, externalName, info.Size())
-	return c, err
+	data, err := readSized(file, externalName, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	c.external[externalName], c.sums[externalName] = data, sum(data)
+	return c, nil
+}
+
+func sum(data []byte) string {
+	hash := sha256.Sum256(data)
+	return hex.EncodeToString(hash[:])
 }
 
 // parseManifest reads a manifest strictly and checks what it says of files; the graph is needed for the rest.

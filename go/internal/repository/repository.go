@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package repository turns model directories into models that are ready to run. It reads what lies on disk, believes nothing of it, and
-// knows at any time which versions are loading, ready or failed.
+// Package repository turns model directories into models that are ready to run. It reads what lies on disk, believes nothing of it, follows
+// its changes, and knows at any time which versions are loading, ready, failed or draining. Its Editor changes what lies on disk.
 package repository
 
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
 )
@@ -28,9 +27,10 @@ type State = inferencev1.ModelState
 
 // The states that a version passes through.
 const (
-	Loading = inferencev1.ModelState_MODEL_STATE_LOADING
-	Ready   = inferencev1.ModelState_MODEL_STATE_READY
-	Failed  = inferencev1.ModelState_MODEL_STATE_FAILED
+	Loading  = inferencev1.ModelState_MODEL_STATE_LOADING
+	Ready    = inferencev1.ModelState_MODEL_STATE_READY
+	Failed   = inferencev1.ModelState_MODEL_STATE_FAILED
+	Draining = inferencev1.ModelState_MODEL_STATE_DRAINING
 )
 
 // Loader makes a session of a verified graph; external initializers come from files alone.
@@ -41,20 +41,44 @@ type Options struct {
 	Load Loader
 	// RequireManifest refuses versions without a manifest.
 	RequireManifest bool
-	// Admit judges a graph before Load sees it; nil admits all.
-	Admit func(ctx context.Context, graph []byte, files map[string][]byte) error
-	// Changed is called after each change of a model: whether a version of it is ready. It may be nil.
+	// Admit judges a model before Load sees it; nil admits all.
+	Admit func(context.Context, admission.Model) error
+	// Changed is called when a model appears, and when it becomes ready or stops being so. It may be nil.
 	Changed func(modelID string, ready bool)
-	Log     *slog.Logger
+	// Gone is called when a model has left the repository. It may be nil.
+	Gone func(modelID string)
+	Log  *slog.Logger
 }
 
-// Repository is a directory of models. Its methods may be called from several goroutines; Scan once.
+// Repository is a directory of models. Its methods may be called from several goroutines.
 type Repository struct {
-	root    *os.Root
-	options Options
+	directory string
+	options   Options
+	current   atomic.Pointer[map[string]*Entry] // what callers see, made of models
 
-	mu      sync.Mutex // writers of current
-	current atomic.Pointer[map[string]*Entry]
+	scanning sync.Mutex        // one scan at a time
+	troubles map[string]string // what the last scan left out, and why
+
+	mu     sync.Mutex
+	models map[string]*known
+	turns  chan struct{}  // loads under way
+	work   sync.WaitGroup // loads under way
+	loads  int            // loads that have begun and not ended
+}
+
+// known is what the repository knows of a model.
+type known struct {
+	labels   map[string]string
+	versions map[string]*version // by number
+}
+
+// version is what the repository knows of a version.
+type version struct {
+	Version
+	seen   fingerprint        // of its files at the last scan
+	tried  fingerprint        // of its files when it was last loaded; none before
+	cancel context.CancelFunc // of the load under way, or nil
+	gone   bool               // it has left the repository
 }
 
 // Entry is one model of the repository at one time. It does not change.
@@ -70,8 +94,8 @@ type Version struct {
 	Number string
 	State  State
 	Fault  *fault.Fault // set where it failed
-	About  *About       // set where it is ready
-	Model  *model.Model // set where it is ready
+	About  *About       // set where it is ready or draining
+	Model  *model.Model // set where it is ready or draining
 }
 
 // About is what the catalog tells of a version that is ready.
@@ -84,27 +108,38 @@ type About struct {
 	ReadyTime    time.Time
 }
 
-// Open opens the directory of a repository. Nothing is in it until Scan.
+// Open opens a repository. Nothing is in it until List.
 func Open(directory string, options Options) (*Repository, error) {
 	root, err := os.OpenRoot(directory)
 	if err != nil {
 		return nil, err
 	}
-	r := &Repository{root: root, options: options}
+	root.Close()
+	r := &Repository{
+		directory: directory, options: options, troubles: map[string]string{}, models: map[string]*known{},
+		turns: make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
 	r.current.Store(&map[string]*Entry{})
 	return r, nil
 }
 
-// Close frees all models. No request may be under way.
+// Close ends the loads under way and lets all models go: each is freed once nobody holds it. Nothing may be called afterwards.
 func (r *Repository) Close() {
-	for _, entry := range *r.current.Load() {
-		for _, version := range entry.Versions {
-			if version.Model != nil {
-				version.Model.Close()
+	r.mu.Lock()
+	for _, model := range r.models {
+		for _, v := range model.versions {
+			v.gone = true
+			if v.cancel != nil {
+				v.cancel()
+			}
+			if v.Model != nil && v.State != Draining {
+				v.Model.Retire(func() {})
 			}
 		}
 	}
-	r.root.Close()
+	r.models = nil
+	r.mu.Unlock()
+	r.work.Wait()
 }
 
 // Entries are all models, by id in byte order.
@@ -121,44 +156,59 @@ func (r *Repository) Entry(id string) (*Entry, *fault.Fault) {
 }
 
 // Resolve is the ready version that a request names: a number, a label, or nothing for the highest that is ready. Both names must
-// have passed model.CheckName.
+// have passed model.CheckName. The caller holds the model and must Release it once it has run.
 func (r *Repository) Resolve(id, version string) (*model.Model, *fault.Fault) {
-	entry, f := r.Entry(id)
-	if f != nil {
-		return nil, f
+	for {
+		entry, f := r.Entry(id)
+		if f != nil {
+			return nil, f
+		}
+		m, f := entry.resolve(version)
+		if f != nil {
+			return nil, f
+		}
+		if m.Hold() {
+			return m, nil
+		}
+		// It was freed since; what took its place was published before.
 	}
+}
+
+func (e *Entry) resolve(version string) (*model.Model, *fault.Fault) {
 	if version == "" {
-		return entry.highest()
+		return e.highest()
 	}
 	number := version
 	if !model.IsVersion(version) {
-		labelled, ok := entry.Labels[version]
+		labelled, ok := e.Labels[version]
 		if !ok {
-			return nil, fault.New(fault.LabelNotFound, "model %s has no label %s", fault.Quote(id), fault.Quote(version)).At(id, "")
+			return nil, fault.New(fault.LabelNotFound, "model %s has no label %s", fault.Quote(e.ID), fault.Quote(version)).At(e.ID, "")
 		}
 		number = labelled
 	}
-	at := slices.IndexFunc(entry.Versions, func(v Version) bool { return v.Number == number })
+	at := slices.IndexFunc(e.Versions, func(v Version) bool { return v.Number == number && v.State != Draining })
 	if at < 0 {
-		return nil, fault.New(fault.VersionNotFound, "model %s has no version %s", fault.Quote(id), fault.Shown(number)).At(id, fault.Shown(number))
+		return nil, fault.New(fault.VersionNotFound, "model %s has no version %s", fault.Quote(e.ID), fault.Shown(number)).At(e.ID, fault.Shown(number))
 	}
-	return entry.Versions[at].ready(id)
+	return e.Versions[at].ready(e.ID)
 }
 
 func (e *Entry) highest() (*model.Model, *fault.Fault) {
 	if e.def != nil {
 		return e.def.Model, nil
 	}
-	if len(e.Versions) == 0 {
-		return nil, fault.New(fault.VersionNotFound, "model %s has no versions", fault.Quote(e.ID)).At(e.ID, "")
-	}
 	// None is ready: one that is loading gives hope, else the highest says why.
-	for _, version := range slices.Backward(e.Versions) {
-		if version.State == Loading {
-			return version.ready(e.ID)
+	var why *Version
+	for i := range e.Versions {
+		version := &e.Versions[i]
+		if version.State == Loading || version.State == Failed && (why == nil || why.State == Failed) {
+			why = version
 		}
 	}
-	return e.Versions[len(e.Versions)-1].ready(e.ID)
+	if why == nil {
+		return nil, fault.New(fault.VersionNotFound, "model %s has no versions", fault.Quote(e.ID)).At(e.ID, "")
+	}
+	return why.ready(e.ID)
 }
 
 func (v *Version) ready(id string) (*model.Model, *fault.Fault) {
@@ -182,99 +232,3 @@ func (e *Entry) DefaultVersion() string {
 
 // IsReady tells whether a version of the model is ready.
 func (e *Entry) IsReady() bool { return e.def != nil }
-
-// List reads which models and versions there are; they are loading from then on.
-func (r *Repository) List() error {
-	entries, err := r.list()
-	if err != nil {
-		return err
-	}
-	r.current.Store(&entries)
-	for id, entry := range entries {
-		r.changed(id, entry.IsReady())
-	}
-	return nil
-}
-
-// Load loads all versions that List found, several at a time, and returns when each is ready or has failed, or when ctx ends.
-func (r *Repository) Load(ctx context.Context) {
-	var group sync.WaitGroup
-	turns := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for _, entry := range r.Entries() {
-		for _, version := range entry.Versions {
-			if version.State != Loading {
-				r.report(entry.ID, version, 0)
-				continue
-			}
-			turns <- struct{}{}
-			if ctx.Err() != nil {
-				<-turns
-				break
-			}
-			group.Go(func() {
-				defer func() { <-turns }()
-				begin := time.Now()
-				loaded := r.load(ctx, entry.ID, version.Number)
-				r.replace(entry.ID, loaded)
-				r.report(entry.ID, loaded, time.Since(begin))
-			})
-		}
-	}
-	group.Wait()
-}
-
-// load makes one version ready or says why it is not; it never panics, whatever lies on disk.
-func (r *Repository) load(ctx context.Context, id, number string) (version Version) {
-	defer func() {
-		if p := recover(); p != nil {
-			version = failed(id, number, errors.New("internal error"), fmt.Errorf("panic: %v", p))
-		}
-	}()
-	m, about, err := r.loadVersion(ctx, id, number)
-	if err != nil {
-		return failed(id, number, err, err)
-	}
-	return Version{Number: number, State: Ready, Model: m, About: about}
-}
-
-func failed(id, number string, why, cause error) Version {
-	f := fault.New(fault.ModelFailed, "model %s version %s failed to load: %s", fault.Quote(id), fault.Shown(number), why)
-	f.Cause = cause
-	return Version{Number: number, State: Failed, Fault: f.At(id, number)}
-}
-
-// replace publishes a version in the place of the one with its number.
-func (r *Repository) replace(id string, version Version) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	entries := maps.Clone(*r.current.Load())
-	entry := *entries[id]
-	entry.Versions = slices.Clone(entry.Versions)
-	entry.def = nil
-	for i := range entry.Versions {
-		if entry.Versions[i].Number == version.Number {
-			entry.Versions[i] = version
-		}
-		if entry.Versions[i].State == Ready {
-			entry.def = &entry.Versions[i]
-		}
-	}
-	entries[id] = &entry
-	r.current.Store(&entries)
-	r.changed(id, entry.IsReady())
-}
-
-func (r *Repository) changed(id string, ready bool) {
-	if r.options.Changed != nil {
-		r.options.Changed(id, ready)
-	}
-}
-
-func (r *Repository) report(id string, version Version, took time.Duration) {
-	if version.State == Failed {
-		r.options.Log.Error("model version failed", "model_id", id, "model_version", version.Number, "error", version.Fault.Message)
-		return
-	}
-	r.options.Log.Info("model version ready", "model_id", id, "model_version", version.Number,
-		"kind", model.KindText(version.Model.Kind), "verified", version.About.Verified, "load_ms", took.Milliseconds())
-}

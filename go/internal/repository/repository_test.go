@@ -18,6 +18,7 @@ import (
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	modelpackagev1 "github.com/concord-inference/concord/go/gen/modelpackage/v1"
+	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/modeltest"
@@ -197,8 +198,8 @@ func TestRefused(t *testing.T) {
 		{"binding", manifest(func(m *modelpackagev1.Manifest) { m.Features[0].Input = "z" }), nil, Options{}, `feature "a": the graph has no input "z"`},
 		{"features of a tensor model", manifest(func(m *modelpackagev1.Manifest) { m.Kind = 2 }), nil, Options{}, "kind tensor: expected no features"},
 		{"ONNX Runtime", func(p *modeltest.Package) { p.Graph = []byte("no graph at /secret/path") }, nil, Options{}, "failed to load: no graph at <...>"},
-		{"admission", nil, nil, Options{Admit: func(context.Context, []byte, map[string][]byte) error { return errors.New("a forbidden operator") }}, "a forbidden operator"},
-		{"panic", nil, nil, Options{Admit: func(context.Context, []byte, map[string][]byte) error { panic("secret") }}, "internal error"},
+		{"admission", nil, nil, Options{Admit: func(context.Context, admission.Model) error { return errors.New("a forbidden operator") }}, "a forbidden operator"},
+		{"panic", nil, nil, Options{Admit: func(context.Context, admission.Model) error { panic("secret") }}, "internal error"},
 		{"golden prediction", func(p *modeltest.Package) { answers(p).Predictions["twice b"] = 4.5 }, nil, Options{}, `golden case 0: prediction "twice b": expected 4.5, got 4`},
 		{"golden prediction unknown", func(p *modeltest.Package) { answers(p).Predictions["q"] = 1 }, nil, Options{}, `golden case 0: prediction "q": expected 1, got nothing`},
 		{"golden label", func(p *modeltest.Package) { answers(p).Outputs["name"] = modeltest.Text("y") }, nil, Options{}, `golden case 0: output "name": expected "y", got "x"`},

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
@@ -22,80 +23,134 @@ const (
 	maxManifestSize = 16 << 20
 )
 
-// list reads the names in the repository: models, versions, labels. No file of a version is opened.
-func (r *Repository) list() (map[string]*Entry, error) {
-	items, err := entriesOf(r.root, ".")
+// fingerprint tells whether the files of a version are the same as before: it differs wherever a file was added, removed, replaced or written.
+type fingerprint string
+
+// found is what a scan found of a model.
+type found struct {
+	labels   map[string]string      // nil: they cannot be read
+	versions map[string]fingerprint // by number; nil: the directory cannot be read
+}
+
+// scan is one look at a repository's names. No file of a version is opened.
+type scan struct {
+	root     *os.Root
+	troubles map[string]string // what is left out, and why
+}
+
+// list looks at a repository: models, versions, labels. Troubles are what it leaves out and should not be there.
+func list(directory string) (models map[string]*found, troubles map[string]string, err error) {
+	root, err := os.OpenRoot(directory)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	entries := map[string]*Entry{}
+	defer root.Close()
+	items, err := entriesOf(root, ".")
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &scan{root: root, troubles: map[string]string{}}
+	models = map[string]*found{}
 	for _, item := range items {
 		name := item.Name()
 		switch {
 		case strings.HasPrefix(name, "."):
 		case item.Type()&fs.ModeSymlink != 0:
-			r.leftOut(name, "it is a link")
+			s.leftOut(name, "it is a link")
 		case !item.IsDir():
 		case !model.IsID(name):
-			r.leftOut(name, "its name is no model id")
+			s.leftOut(name, "its name is no model id")
 		default:
-			entry, err := r.listModel(name)
-			if err != nil {
-				r.leftOut(name, plain(err).Error())
-				continue
+			m, err := s.model(name)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				continue // it has just gone
+			case err != nil:
+				s.leftOut(name, plain(err).Error())
+				m = &found{}
 			}
-			entries[name] = entry
+			models[name] = m
 		}
 	}
-	return entries, nil
+	return models, s.troubles, nil
 }
 
-func (r *Repository) listModel(id string) (*Entry, error) {
-	items, err := entriesOf(r.root, id)
+func (s *scan) model(id string) (*found, error) {
+	items, err := entriesOf(s.root, id)
 	if err != nil {
 		return nil, err
 	}
-	entry := &Entry{ID: id, Labels: map[string]string{}}
+	m := &found{labels: map[string]string{}, versions: map[string]fingerprint{}}
 	for _, item := range items {
 		name := item.Name()
 		link := item.Type()&fs.ModeSymlink != 0
 		switch {
 		case strings.HasPrefix(name, "."):
 		case name == labelsName:
-			entry.Labels = r.readLabels(id)
-		case model.IsVersion(name) && link:
-			entry.Versions = append(entry.Versions, failed(id, name, errors.New("its directory is a link"), nil))
+			m.labels = s.labels(id)
+		case model.IsVersion(name) && (link || item.IsDir()):
+			if seen, there := s.version(id + "/" + name); there {
+				m.versions[name] = seen
+			}
 		case link:
-			r.leftOut(id+"/"+name, "it is a link")
-		case !item.IsDir():
-		case !model.IsVersion(name):
-			r.leftOut(id+"/"+name, "its name is no version")
-		default:
-			entry.Versions = append(entry.Versions, Version{Number: name, State: Loading})
+			s.leftOut(id+"/"+name, "it is a link")
+		case item.IsDir():
+			s.leftOut(id+"/"+name, "its name is no version")
 		}
 	}
-	slices.SortFunc(entry.Versions, func(a, b Version) int { return model.CompareVersions(a.Number, b.Number) })
-	return entry, nil
+	return m, nil
 }
 
-func (r *Repository) leftOut(name, why string) {
-	r.options.Log.Warn("left out of the repository", "name", fault.Shown(name), "reason", why)
-}
-
-// readLabels reads labels.json. A label that breaks the grammar is left out alone, a file that is no JSON object with all its labels.
-func (r *Repository) readLabels(id string) map[string]string {
-	name := id + "/" + labelsName
-	data, err := readFile(r.root, name, maxLabelsBytes)
+// version is the fingerprint of a version's directory, or of the link in its place.
+func (s *scan) version(directory string) (seen fingerprint, there bool) {
+	var b strings.Builder
+	if !s.note(&b, directory, false) {
+		return "", false
+	}
+	items, err := entriesOf(s.root, directory)
 	if err != nil {
-		r.leftOut(name, err.Error())
-		return map[string]string{}
+		// A link, or it cannot be read: loading it says so.
+		return fingerprint(b.String()), !errors.Is(err, fs.ErrNotExist)
+	}
+	for _, item := range items {
+		s.note(&b, directory+"/"+item.Name(), true)
+	}
+	return fingerprint(b.String()), true
+}
+
+// note writes down what changes when a file does. A directory's times are left out: they change when it is renamed, and what is in it is
+// written down by itself.
+func (s *scan) note(b *strings.Builder, name string, times bool) bool {
+	info, err := s.root.Lstat(name)
+	if err != nil {
+		return false // it has just gone, which the names that are left tell
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	fmt.Fprintf(b, "%s\x00%d %d %o", name, stat.Dev, stat.Ino, stat.Mode)
+	if times {
+		fmt.Fprintf(b, " %d %d.%d %d.%d", stat.Size, stat.Mtim.Sec, stat.Mtim.Nsec, stat.Ctim.Sec, stat.Ctim.Nsec)
+	}
+	b.WriteByte('\n')
+	return true
+}
+
+func (s *scan) leftOut(name, why string) { s.troubles[name] = why }
+
+// labels reads labels.json, or gives nil where that is no JSON object. A label that breaks the grammar is left out alone.
+func (s *scan) labels(id string) map[string]string {
+	name := id + "/" + labelsName
+	data, err := readFile(s.root, name, maxLabelsBytes)
+	if err != nil {
+		s.leftOut(name, err.Error())
+		return nil
 	}
 	labels, bad, err := parseLabels(data)
 	if err != nil {
-		r.leftOut(name, err.Error())
+		s.leftOut(name, err.Error())
+		return nil
 	}
 	for _, label := range bad {
-		r.leftOut(name+" label "+fault.Shown(label), "expected a label [a-z][a-z0-9-]{0,62} with a version number")
+		s.leftOut(name+" label "+fault.Shown(label), "expected a label [a-z][a-z0-9-]{0,62} with a version number")
 	}
 	return labels
 }

@@ -34,6 +34,7 @@ func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRe
 		return nil, draining()
 	}
 	a, f := in.ask(request)
+	defer a.release()
 	if f != nil {
 		return nil, in.server.failed(a.id, f)
 	}
@@ -56,6 +57,11 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	}
 	results := make([]*inferencev1.BatchPredictResult, len(requests))
 	all := make([]asked, len(requests))
+	defer func() {
+		for i := range all {
+			all[i].release()
+		}
+	}()
 	groups := map[*model.Model][]int{} // by version, in order
 	var order []*model.Model
 	for i, one := range requests {
@@ -100,6 +106,7 @@ func (in *inference) StreamPredict(request *inferencev1.PredictRequest, _ grpc.S
 	if f != nil {
 		return f
 	}
+	defer m.Release()
 	return fault.New(fault.MethodNotSupported, "model %s is %s: it does not generate text",
 		fault.Quote(m.ID), model.KindText(m.Kind)).At(m.ID, m.Version)
 }
@@ -112,7 +119,14 @@ func (in *inference) Check(ctx context.Context, request *inferencev1.HealthCheck
 	return &inferencev1.HealthCheckResponse{Status: inferencev1.HealthCheckResponse_ServingStatus(response.GetStatus())}, nil
 }
 
-// find checks what a request names and how, and finds the version that answers it.
+// release lets the version go that the request held.
+func (a *asked) release() {
+	if a.model != nil {
+		a.model.Release()
+	}
+}
+
+// find checks what a request names and how, and finds the version that answers it. The caller releases it.
 func (in *inference) find(request *inferencev1.PredictRequest) (*model.Model, *fault.Fault) {
 	if f := model.CheckName(request.GetModelId(), request.GetModelVersion()); f != nil {
 		return nil, f
@@ -123,7 +137,7 @@ func (in *inference) find(request *inferencev1.PredictRequest) (*model.Model, *f
 	return in.server.options.Repository.Resolve(request.GetModelId(), request.GetModelVersion())
 }
 
-// ask takes a request as far as its tensors. The id is set also where that fails.
+// ask takes a request as far as its tensors. The id is set, and a version may be held, also where that fails.
 func (in *inference) ask(request *inferencev1.PredictRequest) (asked, *fault.Fault) {
 	a := asked{id: requestID(request.GetRequestId())}
 	var f *fault.Fault

@@ -73,6 +73,7 @@ func (in *tensorInference) answer(ctx context.Context, id string, request *infer
 	if f != nil {
 		return nil, f
 	}
+	defer m.Release()
 	if m.Kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
 		return nil, fault.New(fault.MethodNotSupported, "model %s is generator: it takes no tensors", fault.Quote(m.ID)).At(m.ID, m.Version)
 	}
