@@ -41,6 +41,10 @@ _MOST_TOLD = 20
 _SUFFIXES = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}
 
 
+def _file(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    return None if value is None or str(value) == "-" else value
+
+
 def _delimiter(context: click.Context, parameter: click.Parameter, value: str) -> str:
     try:
         return delimiter(value)
@@ -64,7 +68,10 @@ _INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
     "--csv", "csv_file", type=_INPUT, help="Rows of a file (- is stdin): CSV with the features' names on top."
 )
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where a file's answers go. [default: stdout]"
+    "--out",
+    callback=_file,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where a file's answers go. [default: stdout]",
 )
 @click.option(
     "--output",
@@ -89,7 +96,14 @@ _INPUT = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path
 @click.option(
     "--chunk", default=512, show_default=True, type=click.IntRange(1), metavar="ROWS", help="Rows in one call."
 )
-@click.option("--in-flight", default=4, show_default=True, type=click.IntRange(1, 64), help="Calls at the same time.")
+@click.option(
+    "--in-flight",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    metavar="CALLS",
+    help="Calls at the same time.",
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, summary or failed rows on stderr.")
 @with_connection
 def predict(connection: Connection, model: str, values: tuple[str, ...], **options: Any) -> None:
@@ -378,7 +392,7 @@ def _opened(file: Path) -> Iterator[io.TextIOWrapper]:
 
 @contextlib.contextmanager
 def _written(out: Path | None, source: Path) -> Iterator[IO[str]]:
-    if out is None or str(out) == "-":
+    if out is None:
         # UTF-8, whatever the terminal's language: that is what the files have, too.
         stream = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8", newline="")
         try:

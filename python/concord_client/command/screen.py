@@ -111,7 +111,8 @@ class RowProgress:
     def _words(self) -> str:
         seconds = max(time.monotonic() - self._start, 1e-9)
         failed = f", {self._failed:,} failed" if self._failed else ""
-        return f"{self._rows:,} rows{failed}, {self._rows / seconds:,.0f} rows/s"
+        noun = "row" if self._rows == 1 else "rows"
+        return f"{self._rows:,} {noun}{failed}, {self._rows / seconds:,.0f} rows/s"
 
 
 def _bar(total: int | None) -> tuple[Progress, TaskID]:
