@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns fitted models into verified, pickle-free model packages that Concord servers serve.
 
-`export_sklearn` writes a package from a fitted scikit-learn estimator; `Source` and `Feature` say what the command line
-needs to know of one; `verify_package` checks a package in this process. Every failure is an `ExportError`.
+`export_sklearn` writes a package of a fitted scikit-learn estimator, `wrap_onnx` one of any ONNX graph; `Source` and
+`Feature` say what the command line needs to know of an estimator; `verify_package` checks a package in this process.
+Every failure is an `ExportError`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from concord_export.package import Package, read_package, write_package
     from concord_export.source import Feature, Metric, Source
     from concord_export.verification import Verification, verify_package
+    from concord_export.wrapping import Wrapped, Wrapping, wrap_onnx
 
 __all__ = [
     "ExportError",
@@ -27,11 +29,14 @@ __all__ = [
     "Report",
     "Source",
     "Verification",
+    "Wrapped",
+    "Wrapping",
     "__version__",
     "ascii_lower",
     "export_sklearn",
     "read_package",
     "verify_package",
+    "wrap_onnx",
     "write_package",
 ]
 
@@ -51,7 +56,10 @@ _HOMES = {
     "ascii_lower": "lowercase",
     "export_sklearn": "from_sklearn",
     "read_package": "package",
+    "Wrapped": "wrapping",
+    "Wrapping": "wrapping",
     "verify_package": "verification",
+    "wrap_onnx": "wrapping",
     "write_package": "package",
 }
 

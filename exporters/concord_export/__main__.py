@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from concord_export import __version__
-from concord_export.errors import ExportError
+from concord_export.errors import ExportError, SourceError
 from concord_export.package import check_model_id, check_version, next_version, read_package
 
 if TYPE_CHECKING:
@@ -98,6 +98,124 @@ def sklearn(
         click.echo(f"  {report.left_out} rows left out: a text is missing in them, and clients cannot leave out a text")
     if not parity.batched_equals_single:
         click.echo("  rows together give other bits than each alone: servers will run requests one by one")
+
+
+@main.command()
+@click.argument("model", metavar="MODEL.onnx", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("target", metavar="REPOSITORY/MODEL_ID[/VERSION]", type=click.Path(path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["tensor", "tabular"]),
+    default="tensor",
+    show_default=True,
+    help="Tensors in and out, or named features and predictions.",
+)
+@click.option("--description", default="", help="What the model is, for the catalog.")
+@click.option("--columns", multiple=True, metavar="INPUT=NAME,...", help="Names of an input's columns; tabular.")
+@click.option("--classes", multiple=True, metavar="OUTPUT=NAME,...", help="Names of an output's columns; tabular.")
+@click.option(
+    "--manifest",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML or JSON with parts of the manifest, as proto/modelpackage/v1 describes them; they win.",
+)
+@click.option(
+    "--inputs",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.npz",
+    help="One row to try and to make a golden case of: an array for each input. Else rows are made.",
+)
+@click.option("--length", multiple=True, metavar="AXIS=N", help="Length of an open axis, by its name or INPUT.NUMBER.")
+@click.option("--range", "ranges", multiple=True, metavar="INPUT=LOW:HIGH", help="Least and greatest number made.")
+@click.option(
+    "--together",
+    type=click.Choice(["exact", "within-limits", "never"]),
+    default="exact",
+    show_default=True,
+    help="When requests may share a run: where rows together give the same bits as alone, or the same numbers.",
+)
+@click.option("--absolute-limit", type=click.FloatRange(min=0), default=1e-5, show_default=True)
+@click.option("--relative-limit", type=click.FloatRange(min=0), default=1e-6, show_default=True)
+@click.option("--replace", is_flag=True, help="Put the package in the place of a version that is there.")
+def wrap(
+    model: Path,
+    target: Path,
+    kind: str,
+    description: str,
+    columns: tuple[str, ...],
+    classes: tuple[str, ...],
+    manifest: Path | None,
+    inputs: tuple[Path, ...],
+    length: tuple[str, ...],
+    ranges: tuple[str, ...],
+    together: Any,
+    absolute_limit: float,
+    relative_limit: float,
+    replace: bool,
+) -> None:
+    """Make a package of an ONNX graph that you have.
+
+    What goes in and comes out, and which axis counts rows, is read from the graph; the golden cases are what it answers
+    here.
+    """
+    from concord_export.manifest_file import read_manifest_file
+    from concord_export.wrapping import Wrapping, wrap_onnx
+
+    directory = _directory(target)
+    with _reported():
+        wrapping = Wrapping(
+            kind=kind,
+            description=description,
+            columns={name: text.split(",") for name, text in _pairs(columns, "--columns")},
+            classes={name: text.split(",") for name, text in _pairs(classes, "--classes")},
+            manifest=None if manifest is None else read_manifest_file(manifest),
+            inputs=[_read_arrays(path) for path in inputs],
+            lengths={name: _whole(text, "--length") for name, text in _pairs(length, "--length")},
+            ranges={name: _span(text) for name, text in _pairs(ranges, "--range")},
+            together=together,
+            absolute_limit=absolute_limit,
+            relative_limit=relative_limit,
+        )
+        made = wrap_onnx(model, directory, wrapping, replace_existing=replace)
+    click.echo(f"{made.directory}")
+    for what, infos in (("in", made.inputs), ("out", made.outputs)):
+        for info in infos:
+            click.echo(f"  {what:<3} {info.name}: {info.type.removeprefix('tensor(').removesuffix(')')} {info.axes}")
+    for note in made.notes:
+        click.echo(f"  {note}")
+
+
+def _pairs(given: tuple[str, ...], option: str) -> list[tuple[str, str]]:
+    pairs = [text.partition("=") for text in given]
+    for text, (name, equals, value) in zip(given, pairs, strict=True):
+        if not name or not equals or not value:
+            raise click.BadParameter(f"expected NAME=VALUE, got {text}", param_hint=option)
+    return [(name, value) for name, _, value in pairs]
+
+
+def _whole(text: str, option: str) -> int:
+    if not text.isdigit():
+        raise click.BadParameter(f"expected a length, got {text}", param_hint=option)
+    return int(text)
+
+
+def _span(text: str) -> tuple[float, float]:
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise click.BadParameter(f"expected LOW:HIGH, got {text}", param_hint="--range") from None
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            # Strings come as NumPy's own; ONNX Runtime takes objects.
+            return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
+    except (ValueError, OSError) as error:
+        raise SourceError(f"{path.name}: is no .npz file of arrays: {error}") from None
 
 
 @main.command()

@@ -11,7 +11,8 @@ from concord_proto.modelpackage.v1 import golden_pb2
 
 from concord_export.answers import Answers, Question
 from concord_export.columns import Columns
-from concord_export.parity import Limits, Trial
+from concord_export.limits import Limits
+from concord_export.parity import Trial
 from concord_export.source import Feature, FeatureKind
 
 __all__ = ["FEATURE_TYPES", "feature_value", "golden_set"]

@@ -93,7 +93,7 @@ def next_version(model: Path) -> str:
 def write_package(
     directory: Path,
     *,
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | bytes,
     manifest: manifest_pb2.Manifest,
     golden: golden_pb2.GoldenSet,
     extra_files: Mapping[str, bytes] = {},
@@ -102,10 +102,11 @@ def write_package(
 ) -> None:
     """Writes a package to `directory`, which is `<repository>/<model id>/<version>`; missing parents are made.
 
-    `manifest` is left as it is; files, opsets, producer and the versions of the libraries used here are filled in on a
-    copy (a library version that is already in it stays). Readers of the repository see the whole package or nothing: it
-    is written below a name that begins with a dot and then renamed. `replace` puts it in the place of a version that is
-    there; readers then see a moment without that version, so prefer a new version.
+    A model given as bytes is written as it is. `manifest` is left as it is; files, opsets, producer and the versions of
+    the libraries used here are filled in on a copy (a library version that is already in it stays). Readers of the
+    repository see the whole package or nothing: it is written below a name that begins with a dot and then renamed.
+    `replace` puts it in the place of a version that is there; readers then see a moment without that version, so
+    prefer a new version.
 
     `check=False` leaves out the check that manifest and golden cases can be served at all; for tests that need a
     package which servers must refuse.
@@ -124,12 +125,14 @@ def write_package(
     if directory.exists() and not replace:
         raise PackageExistsError(f"{directory} is there already; choose another version, or replace it")
 
+    serialized = model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)
+    graph = onnx.ModelProto.FromString(model) if isinstance(model, bytes) else model
     files = {
-        MODEL_FILE: model.SerializeToString(deterministic=True),
+        MODEL_FILE: serialized,
         GOLDEN_FILE: golden.SerializeToString(deterministic=True),
         **extra_files,
     }
-    completed = _complete(manifest, model, files)
+    completed = _complete(manifest, graph, files)
     if check:
         _check_manifest(completed)
         _check_golden(golden)

@@ -15,11 +15,12 @@ from concord_proto.inference.v1 import model_pb2
 from concord_export.answers import Answers, Question
 from concord_export.columns import Columns
 from concord_export.errors import ParityError
+from concord_export.limits import Limits
 from concord_export.members import members_of
 from concord_export.runtime import Session
 from concord_export.trees import floor_to_float32, split_thresholds
 
-__all__ = ["Limits", "Trial", "compare", "make_trial", "ulp_distance"]
+__all__ = ["Trial", "compare", "make_trial", "ulp_distance"]
 
 _SEED = 20260101
 _ROWS = 1000
@@ -28,23 +29,6 @@ _BATCH = 4096
 
 Progress = Callable[[str, int, int], None]
 """Told what is under way, how much of it is done, and how much it is."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """|export - source| <= absolute + relative * |source|; labels are equal."""
-
-    absolute: float
-    relative: float
-
-    def excess(self, expected: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Each difference as a multiple of the limit; above 1 is too much. NaN equals NaN, an infinity itself."""
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            difference = np.abs(got - expected)
-            allowed = self.absolute + self.relative * np.abs(expected)
-            ratio = np.where(difference == 0, 0.0, difference / allowed)
-        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
-        return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
 
 
 @dataclass(frozen=True)

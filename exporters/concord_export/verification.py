@@ -12,30 +12,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from concord_proto.inference.v1 import inference_service_pb2, model_pb2, tensor_pb2
+from concord_proto.inference.v1 import inference_service_pb2, model_pb2
 from concord_proto.modelpackage.v1 import golden_pb2, manifest_pb2
 
 from concord_export.admission import check_admission
 from concord_export.errors import ConversionError, PackageInvalidError
 from concord_export.package import MODEL_FILE, Package, read_package
-from concord_export.runtime import Session, TensorInfo
+from concord_export.runtime import Session, TensorInfo, is_float
+from concord_export.tensors import read_tensor
 
-__all__ = ["Verification", "run_golden", "verify_package"]
-
-_TENSOR_DTYPES: dict[int, npt.DTypeLike] = {
-    tensor_pb2.DATA_TYPE_FLOAT: "<f4",
-    tensor_pb2.DATA_TYPE_UINT8: "<u1",
-    tensor_pb2.DATA_TYPE_INT8: "<i1",
-    tensor_pb2.DATA_TYPE_UINT16: "<u2",
-    tensor_pb2.DATA_TYPE_INT16: "<i2",
-    tensor_pb2.DATA_TYPE_INT32: "<i4",
-    tensor_pb2.DATA_TYPE_INT64: "<i8",
-    tensor_pb2.DATA_TYPE_BOOL: "?",
-    tensor_pb2.DATA_TYPE_FLOAT16: "<f2",
-    tensor_pb2.DATA_TYPE_DOUBLE: "<f8",
-    tensor_pb2.DATA_TYPE_UINT32: "<u4",
-    tensor_pb2.DATA_TYPE_UINT64: "<u8",
-}
+__all__ = ["Verification", "check_bindings", "run_golden", "verify_package"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +54,7 @@ def run_golden(session: Session, manifest: manifest_pb2.Manifest, golden: golden
     Raises PackageInvalidError where a binding does not fit the graph or an answer is not the expected one.
     """
     if manifest.kind == model_pb2.MODEL_KIND_TABULAR:
-        _check_bindings(session, manifest)
+        check_bindings(session, manifest)
     largest = 0.0
     for index, case in enumerate(golden.cases):
         where = f"golden case {index}"
@@ -77,7 +63,7 @@ def run_golden(session: Session, manifest: manifest_pb2.Manifest, golden: golden
                 given = session.run(_feature_tensors(session, manifest, case.features))
                 pairs = _feature_answers(manifest, given, case)
             else:
-                given = session.run({name: _read_tensor(tensor) for name, tensor in case.tensors.inputs.items()})
+                given = session.run({name: read_tensor(tensor) for name, tensor in case.tensors.inputs.items()})
                 pairs = _tensor_answers(given, case)
             for name, expected, got in pairs:
                 largest = max(largest, _compare(f"{where}: {name}", expected, got, golden))
@@ -86,19 +72,26 @@ def run_golden(session: Session, manifest: manifest_pb2.Manifest, golden: golden
     return largest
 
 
-def _check_bindings(session: Session, manifest: manifest_pb2.Manifest) -> None:
+def check_bindings(session: Session, manifest: manifest_pb2.Manifest) -> None:
+    """Raises PackageInvalidError where a feature, prediction or output of the manifest does not fit the graph."""
     bound: dict[str, list[int]] = {name: [] for name in session.inputs}
-    for binding in manifest.features:
+    for index, binding in enumerate(manifest.features):
         name = _quote(binding.feature.name)
+        if not binding.feature.name:
+            raise PackageInvalidError(f"feature {index} has no name")
         if binding.input not in session.inputs:
             raise PackageInvalidError(f"feature {name}: the graph has no input {_quote(binding.input)}")
+        if binding.feature.type == model_pb2.FEATURE_TYPE_UNSPECIFIED:
+            raise PackageInvalidError(f"feature {name}: its type is not set")
         if binding.feature.required == binding.feature.HasField("default_value"):
             raise PackageInvalidError(f"feature {name}: a default is set exactly where it is not required")
         bound[binding.input] += range(binding.column, binding.column + math.prod(binding.feature.shape))
     for name, columns in bound.items():
-        shape = session.inputs[name].shape
-        width = math.prod(axis for axis in shape[1:] if axis is not None)
-        if None not in shape[1:] and sorted(columns) != list(range(width)):
+        row = (
+            _one_row(session.inputs[name])[1:] if _has_batch_axis(session.inputs[name]) else session.inputs[name].shape
+        )
+        width = math.prod(axis for axis in row if axis is not None)
+        if None not in row and sorted(columns) != list(range(width)):
             raise PackageInvalidError(f"input {_quote(name)}: not each of its {width} columns is bound once")
     for what, output in (
         *((f"prediction {_quote(item.prediction.name)}", item.output) for item in manifest.predictions),
@@ -106,6 +99,15 @@ def _check_bindings(session: Session, manifest: manifest_pb2.Manifest) -> None:
     ):
         if output not in session.outputs:
             raise PackageInvalidError(f"{what}: the graph has no output {_quote(output)}")
+
+
+def _has_batch_axis(info: TensorInfo) -> bool:
+    return bool(info.shape) and info.shape[0] in (None, 1)
+
+
+def _one_row(info: TensorInfo) -> list[int | None]:
+    """The shape of one row's tensor."""
+    return [1, *info.shape[1:]] if _has_batch_axis(info) else list(info.shape)
 
 
 def _feature_tensors(
@@ -131,7 +133,7 @@ def _feature_tensors(
 def _row(info: TensorInfo, parts: Iterable[tuple[int, list[Any]]]) -> npt.NDArray[Any]:
     elements = [element for _, part in sorted(parts, key=lambda part: part[0]) for element in part]
     row = np.array(elements, dtype=info.dtype)
-    shape = [1 if index == 0 else -1 if axis is None else axis for index, axis in enumerate(info.shape)]
+    shape = [-1 if axis is None else axis for axis in _one_row(info)]
     try:
         return row.reshape(shape)
     except ValueError:
@@ -176,21 +178,7 @@ def _tensor_answers(
     for name, tensor in case.outputs.outputs.items():
         if name not in given:
             raise PackageInvalidError(f"golden.binpb: the graph has no output {_quote(name)}")
-        yield f"output {_quote(name)}", _read_tensor(tensor), given[name]
-
-
-def _read_tensor(tensor: tensor_pb2.Tensor) -> npt.NDArray[Any]:
-    shape = list(tensor.shape)
-    try:
-        if tensor.dtype == tensor_pb2.DATA_TYPE_STRING:
-            strings = np.empty(len(tensor.strings), dtype=object)
-            strings[:] = [item.decode() for item in tensor.strings]
-            return strings.reshape(shape)
-        if tensor.dtype in _TENSOR_DTYPES:
-            return np.frombuffer(tensor.data, _TENSOR_DTYPES[tensor.dtype]).reshape(shape)
-    except ValueError as error:
-        raise PackageInvalidError(f"golden.binpb: a tensor's data does not fit it: {error}") from None
-    raise PackageInvalidError(f"golden.binpb: {tensor_pb2.DataType.Name(tensor.dtype)} cannot be run in this process")
+        yield f"output {_quote(name)}", read_tensor(tensor), given[name]
 
 
 def _compare(where: str, expected: npt.NDArray[Any], got: npt.NDArray[Any], golden: golden_pb2.GoldenSet) -> float:
@@ -198,7 +186,7 @@ def _compare(where: str, expected: npt.NDArray[Any], got: npt.NDArray[Any], gold
         raise PackageInvalidError(
             f"{where}: expected {expected.dtype}{list(expected.shape)}, got {got.dtype}{list(got.shape)}"
         )
-    if got.dtype.kind != "f":
+    if not is_float(got.dtype):
         if not (expected == got).all():
             raise PackageInvalidError(f"{where}: expected {_shown(expected)}, got {_shown(got)}")
         return 0.0

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a number may be off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """|export - source| <= absolute + relative * |source|; labels are equal."""
+
+    absolute: float
+    relative: float
+
+    def excess(self, expected: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Each difference as a multiple of the limit; above 1 is too much. NaN equals NaN, an infinity itself."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            difference = np.abs(got - expected)
+            allowed = self.absolute + self.relative * np.abs(expected)
+            ratio = np.where(difference == 0, 0.0, difference / allowed)
+        same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+        return np.where(same, 0.0, np.where(np.isfinite(ratio), ratio, np.inf))
