@@ -84,21 +84,25 @@ $(LIBORT): $(VENV)
 
 EXPORTER := $(shell find exporters/concord_export -name '*.py')
 
+DEMO_MODELS := breast-cancer mixed
+FITTED_MODELS := $(DEMO_MODELS) wine diabetes digits sms-spam
+MANIFESTS = $(patsubst %,models/%/1/manifest.json,$(1))
+
+.PHONY: demo-models
+demo-models: $(call MANIFESTS,$(DEMO_MODELS)) ## export the demo's models, breast-cancer and mixed, into models/
+
 .PHONY: models
-models: models/breast-cancer/1/manifest.json models/mixed/1/manifest.json ## export the demo's models into models/
+models: $(call MANIFESTS,$(FITTED_MODELS)) ## export all models into models/
 
-models/breast-cancer/1/manifest.json: $(VENV) $(EXPORTER)
-	.venv/bin/concord-export sklearn concord_export.models.breast_cancer:source models/breast-cancer/1 --replace
-
-models/mixed/1/manifest.json: $(VENV) $(EXPORTER)
-	.venv/bin/concord-export sklearn concord_export.models.mixed:source models/mixed/1 --replace
+$(call MANIFESTS,$(FITTED_MODELS)): models/%/1/manifest.json: $(VENV) $(EXPORTER)
+	.venv/bin/concord-export sklearn concord_export.models.$(subst -,_,$*):source models/$*/1 --replace
 
 .PHONY: demo
-demo: build models ## export the models, ask both servers the same real questions, compare the answers
+demo: build demo-models ## export the models, ask both servers the same real questions, compare the answers
 	$(PY) demo/demo.py
 
 .PHONY: serve
-serve: build models ## run the Go server on 127.0.0.1:50051 until interrupted
+serve: build demo-models ## run the Go server on 127.0.0.1:50051 until interrupted
 	bin/inference-server --models models
 
 .PHONY: certs
@@ -132,7 +136,7 @@ check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and typ
 	.venv/bin/buf breaking proto --against proto/released.binpb
 
 .PHONY: test
-test: build models ## run every test: Go, Python, exporters, conformance on both servers
+test: build demo-models ## run every test: Go, Python, exporters, conformance on both servers
 	cd go && CONCORD_ORT_LIBRARY=$(CURDIR)/$(LIBORT) go test ./...
 	$(PY) -m pytest python/tests exporters/tests conformance/tests
 	$(MAKE) --no-print-directory conformance
