@@ -63,7 +63,7 @@ def main() -> None:
             content=f'{LICENCE}"""Generated stubs of the inference contract; see proto/."""\n',
         )
         response.file.add(name="py.typed")
-        folders = set()
+        folders: set[pathlib.PurePath] = set()
         for path in sorted(p for p in out.rglob("*") if p.is_file()):
             content = rooted(path.read_text(), packages)
             # A file without services has nothing to say in its grpc half.
