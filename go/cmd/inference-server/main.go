@@ -8,9 +8,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/concord-inference/concord/go/internal/admission"
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == admission.Mode {
+		os.Exit(admission.Child(openTrial))
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)

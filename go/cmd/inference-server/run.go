@@ -13,9 +13,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
+	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/config"
 	"github.com/concord-inference/concord/go/internal/ort"
 	"github.com/concord-inference/concord/go/internal/repository"
@@ -48,13 +48,13 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		return refuse(stderr, err)
 	}
-	library, err := openLibrary(settings)
+	library, path, err := openLibrary(settings)
 	if err != nil {
 		return refuse(stderr, err)
 	}
 	log := newLog(stderr)
 	slog.SetDefault(log)
-	if err := serve(ctx, settings, library, stdout, log); err != nil {
+	if err := serve(ctx, settings, library, path, stdout, log); err != nil {
 		log.Error("cannot serve", "cause", err.Error())
 		return exitFailure
 	}
@@ -68,28 +68,40 @@ func refuse(stderr io.Writer, err error) int {
 }
 
 // openLibrary loads the ONNX Runtime that is configured, or the one beside this binary.
-func openLibrary(settings config.Config) (*ort.Runtime, error) {
-	path := settings.ONNXRuntime
+func openLibrary(settings config.Config) (library *ort.Runtime, path string, err error) {
+	path = settings.ONNXRuntime
 	if path == "" {
 		binary, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("onnxruntime: expected a file, got nothing, and this binary's directory is unknown: %w", err)
+			return nil, "", fmt.Errorf("onnxruntime: expected a file, got nothing, and this binary's directory is unknown: %w", err)
 		}
 		path = filepath.Join(filepath.Dir(binary), ort.LibraryName)
 	}
 	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("onnxruntime: expected %s, got %q, which is no file", ort.LibraryName, path)
+		return nil, "", fmt.Errorf("onnxruntime: expected %s, got %q, which is no file", ort.LibraryName, path)
 	}
 	// A name without a slash would be searched for in the system's directories.
-	path, err := filepath.Abs(path)
+	path, err = filepath.Abs(path)
 	if err != nil {
-		return nil, fmt.Errorf("onnxruntime: %w", err)
+		return nil, "", fmt.Errorf("onnxruntime: %w", err)
 	}
-	library, err := ort.Open(path, settings.IntraOpThreads)
+	library, err = ort.Open(path, settings.IntraOpThreads)
 	if err != nil {
-		return nil, fmt.Errorf("onnxruntime: %q: %w", path, err)
+		return nil, "", fmt.Errorf("onnxruntime: %q: %w", path, err)
 	}
-	return library, nil
+	return library, path, nil
+}
+
+// openTrial makes sessions for a trial load as serve does.
+func openTrial(path string, threads int) (func([]byte, map[string][]byte) error, error) {
+	library, err := ort.Open(path, threads)
+	if err != nil {
+		return nil, err
+	}
+	return func(graph []byte, files map[string][]byte) error {
+		_, err := library.Load(graph, files)
+		return err
+	}, nil
 }
 
 // ready is the line on stdout that says where the server answers.
@@ -99,12 +111,22 @@ type ready struct {
 	PID  int    `json:"pid"`
 }
 
-func serve(ctx context.Context, settings config.Config, library *ort.Runtime, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, settings config.Config, library *ort.Runtime, path string, stdout io.Writer, log *slog.Logger) error {
 	health := server.NewHealth()
+	trials := &admission.Trials{
+		Library:         path,
+		Threads:         settings.IntraOpThreads,
+		IntegerDivision: settings.AllowIntegerDivision,
+		Timeout:         settings.AdmissionTimeout,
+		MemoryBytes:     settings.AdmissionMemoryBytes,
+		Log:             log,
+	}
 	models, err := repository.Open(settings.Models, repository.Options{
 		Load:            library.Load,
+		Admit:           admission.New(trials, ort.Version, settings.AdmissionCache).Admit,
 		RequireManifest: settings.RequireManifest,
 		Changed:         health.SetModel,
+		Gone:            health.RemoveModel,
 		Log:             log,
 	})
 	if err != nil {
@@ -140,13 +162,16 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, st
 	served := make(chan error, 1)
 	go func() { served <- grpc.Serve(listener) }()
 	models.Load(ctx)
-	// Loading leaves the files' bytes behind.
-	debug.FreeOSMemory()
 	if ctx.Err() == nil {
 		health.SetServing()
 		if err := json.NewEncoder(stdout).Encode(line); err != nil {
 			grpc.Stop()
 			return fmt.Errorf("the ready line cannot be written: %w", err)
+		}
+		if settings.RepositoryPoll > 0 {
+			ticker := time.NewTicker(settings.RepositoryPoll)
+			defer ticker.Stop()
+			go models.Follow(ctx, ticker.C)
 		}
 		log.Info("serving", "grpc", line.GRPC, "http", line.HTTP, "tls", settings.TLS != nil)
 	}

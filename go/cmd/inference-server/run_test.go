@@ -26,6 +26,7 @@ import (
 	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/modeltest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -39,7 +40,7 @@ const patience = 30 * time.Second // far more than anything here takes
 
 // TestMain lets the test binary be the server too: then it is a process of its own, with its own signals and exit code.
 func TestMain(m *testing.M) {
-	if os.Getenv("CONCORD_TEST_SERVE") == "1" {
+	if os.Getenv("CONCORD_TEST_SERVE") == "1" || len(os.Args) > 1 && os.Args[1] == admission.Mode {
 		main()
 	}
 	os.Exit(m.Run())
@@ -57,7 +58,7 @@ func start(t *testing.T, args ...string) *process {
 	t.Helper()
 	args = append([]string{"--onnxruntime", modeltest.Library(t), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"}, args...)
 	p := &process{cmd: exec.Command(os.Args[0], args...), log: &bytes.Buffer{}, exited: make(chan error, 1)}
-	p.cmd.Env = append(os.Environ(), "CONCORD_TEST_SERVE=1")
+	p.cmd.Env = append(os.Environ(), "CONCORD_TEST_SERVE=1", "XDG_CACHE_HOME="+t.TempDir())
 	p.cmd.Stderr = p.log
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -191,7 +192,7 @@ func TestServe(t *testing.T) {
 		t.Errorf("external: %v, %v", response, err)
 	}
 	_, err = client.Predict(call(t), &inferencev1.PredictRequest{ModelId: "sequence"})
-	if want := `model "sequence" version 1 failed to load: output "s" is a sequence; only tensors are served`; status.Convert(err).Message() != want {
+	if want := `model "sequence" version 1 failed to load: model.onnx: "s" is a sequence, which is not served`; status.Convert(err).Message() != want {
 		t.Errorf("sequence: %v", err)
 	}
 

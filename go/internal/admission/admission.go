@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package admission judges an ONNX graph before ONNX Runtime sees it: what it may use, how large it may grow, and what
-// could bring the process down. The rules, with their reasons, are in docs/admission.md; the Python server follows the
-// same ones and refuses with the same words.
+// Package admission judges an ONNX graph before this process loads it: by rules - what it may use, how large it may grow, what could bring the
+// process down - and by a trial load in a child process, whose verdict is kept. The rules, with their reasons, are in docs/admission.md; the
+// Python server follows the same ones and refuses with the same words.
 package admission
 
 import (
@@ -12,7 +12,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/concord-inference/concord/go/gen/onnx"
+	"github.com/concord-inference/concord/go/internal/fault"
 )
+
+// rules is the version of the rules below: it goes up whenever one changes, so that kept verdicts of older ones are forgotten.
+const rules = 1
 
 // Limits of a graph. What a real model needs lies far below; what stalls or exhausts a loader lies above.
 const (
@@ -103,19 +107,19 @@ func checkValueType(v *onnx.ValueInfoProto) error {
 	case *onnx.TypeProto_TensorType:
 		e := t.TensorType.GetElemType()
 		if !servedTypes[e] {
-			return fmt.Errorf("model.onnx: tensor %q has type %s, which is not served", v.GetName(), typeName(e))
+			return fmt.Errorf("model.onnx: tensor %s has type %s, which is not served", fault.Quote(v.GetName()), typeName(e))
 		}
 		return nil
 	case *onnx.TypeProto_SequenceType:
-		return fmt.Errorf("model.onnx: %q is a sequence, which is not served", v.GetName())
+		return fmt.Errorf("model.onnx: %s is a sequence, which is not served", fault.Quote(v.GetName()))
 	case *onnx.TypeProto_MapType:
-		return fmt.Errorf("model.onnx: %q is a map, which is not served", v.GetName())
+		return fmt.Errorf("model.onnx: %s is a map, which is not served", fault.Quote(v.GetName()))
 	case *onnx.TypeProto_OptionalType:
-		return fmt.Errorf("model.onnx: %q is an optional, which is not served", v.GetName())
+		return fmt.Errorf("model.onnx: %s is an optional, which is not served", fault.Quote(v.GetName()))
 	case *onnx.TypeProto_SparseTensorType:
-		return fmt.Errorf("model.onnx: %q is a sparse tensor, which is not served", v.GetName())
+		return fmt.Errorf("model.onnx: %s is a sparse tensor, which is not served", fault.Quote(v.GetName()))
 	case *onnx.TypeProto_OpaqueType:
-		return fmt.Errorf("model.onnx: %q is an opaque value, which is not served", v.GetName())
+		return fmt.Errorf("model.onnx: %s is an opaque value, which is not served", fault.Quote(v.GetName()))
 	}
 	// An output's type may be left for ONNX Runtime to infer; the session is asked again after loading.
 	return nil
@@ -164,9 +168,9 @@ func (c *checker) node(n *onnx.NodeProto, depth int) error {
 		case domain == "" || domain == "ai.onnx.ml":
 		case domain == "com.microsoft" && contribOperators[n.GetOpType()]:
 		case domain == "com.microsoft":
-			return fmt.Errorf("model.onnx: operator com.microsoft.%s is not on the list of admitted operators", n.GetOpType())
+			return fmt.Errorf("model.onnx: operator com.microsoft.%s is not on the list of admitted operators", fault.Shown(n.GetOpType()))
 		default:
-			return fmt.Errorf("model.onnx: operator domain %q is not admitted (operator %s)", domain, n.GetOpType())
+			return fmt.Errorf("model.onnx: operator domain %s is not admitted (operator %s)", fault.Quote(domain), fault.Shown(n.GetOpType()))
 		}
 	}
 	for _, a := range n.GetAttribute() {
@@ -234,7 +238,7 @@ func (c *checker) tensor(t *onnx.TensorProto) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("model.onnx: tensor %q has its data in a file that is not part of the package", t.GetName())
+	return fmt.Errorf("model.onnx: tensor %s has its data in a file that is not part of the package", fault.Quote(t.GetName()))
 }
 
 // expansion bounds how many nodes the graph has once its functions are inlined, and refuses recursion.
@@ -261,7 +265,7 @@ func (c *checker) expansion(g *onnx.GraphProto) error {
 			key := functionKey(n.GetDomain(), n.GetOpType(), n.GetOverload())
 			if f := c.functions[key]; f != nil {
 				if active[key] {
-					return 0, fmt.Errorf("model.onnx: function %q calls itself", n.GetOpType())
+					return 0, fmt.Errorf("model.onnx: function %s calls itself", fault.Quote(n.GetOpType()))
 				}
 				size, known := sizes[key]
 				if !known {

@@ -8,6 +8,7 @@ import (
 	"maps"
 
 	"github.com/concord-inference/concord/go/gen/onnx"
+	"github.com/concord-inference/concord/go/internal/fault"
 )
 
 // value is what is known of a name in a graph without running it.
@@ -98,8 +99,8 @@ func checkDivision(n *onnx.NodeProto, inputs []value) error {
 	if floatTypes[elemType] || len(inputs) == 2 && inputs[1].safe {
 		return nil
 	}
-	return fmt.Errorf("model.onnx: integer %s (node %q) by a divisor that an input can make 0 or -1 is refused: it can stop the "+
-		"process; allow_integer_division admits it", n.GetOpType(), n.GetName())
+	return fmt.Errorf("model.onnx: integer %s (node %s) by a divisor that an input can make 0 or -1 is refused: it can stop the "+
+		"process; allow_integer_division admits it", n.GetOpType(), fault.Quote(n.GetName()))
 }
 
 // followNode gives the values of a node's outputs.
