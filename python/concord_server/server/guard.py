@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every method has around it: bytes to messages and back, and faults to statuses.
 
+Faults leave their tracebacks here: a frame that holds its own would keep the request, and the model, until the garbage
+collector comes by.
+
 gRPC hands over and takes bytes. It would answer a malformed message itself, as INTERNAL and without details, and
 grpc.aio does not tell whether a message came compressed, by which the answer is compressed or not; so both are done
 here.
@@ -68,7 +71,7 @@ class Guard:
                 answer = await behavior(Received(message, begin, _call(context)))
                 packed = self._pack(answer)
             except Fault as fault:
-                failure = fault
+                failure = fault.with_traceback(None)
             except Exception as error:
                 failure = _defect(method, message, error)
             else:
@@ -97,7 +100,7 @@ class Guard:
                     await context.write(self._pack(answer))
                 return
             except Fault as fault:
-                failure = fault
+                failure = fault.with_traceback(None)
             except Exception as error:
                 failure = _defect(method, message, error)
             await _abort(context, failure)
@@ -120,7 +123,7 @@ class Guard:
                     await context.write(self._pack(answer))
                 return
             except Fault as fault:
-                failure = fault
+                failure = fault.with_traceback(None)
             except Exception as error:
                 failure = _defect(method, None, error)
             await _abort(context, failure)
@@ -177,7 +180,7 @@ def _defect(method: str, message: Message | None, error: Exception) -> Fault:
     """Keeps a defect from the caller's eyes; the log has it, under the request's id."""
     request_id = shown(getattr(message, "request_id", ""))
     _log.error("request failed", method=method, request_id=request_id, reason=str(Reason.INTERNAL), cause=error)
-    return internal(error)
+    return internal(error.with_traceback(None))
 
 
 async def _abort(context: Context, fault: Fault) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -470,3 +471,34 @@ def test_a_process_follows_its_repository(kit: SimpleNamespace, tmp_path: Path, 
     messages = [line["msg"] for line in process.log()]
     assert messages.count("model version ready") == 1
     assert messages.count("model version removed") == 1
+
+
+async def test_requests_that_failed_keep_no_model(followed: Followed) -> None:
+    import grpc
+    from concord_proto.inference.v1 import inference_service_pb2_grpc
+    from concord_server.batch import Executor
+    from concord_server.server import Health, Server
+
+    followed.write("1", b"1")
+    followed.start()
+    executor = Executor()
+    limits = {"max_message_bytes": 1 << 20, "max_batch_requests": 10}
+    server = Server(followed.repository, Health([""]), executor, **limits, reflection=False)
+    port = await server.start("127.0.0.1:0")
+    gc.collect()
+    gc.disable()
+    try:
+        session = weakref.ref(followed.repository.resolve("m", "1").session)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            predict = inference_service_pb2_grpc.InferenceServiceStub(channel).Predict
+            with pytest.raises(grpc.RpcError) as caught:
+                await predict(followed.kit.request(), timeout=followed.kit.LIMIT)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        shutil.rmtree(followed.root / "m")
+        followed.look(2)
+        # Not the garbage collector: the last of the threads that lets go.
+        await asyncio.to_thread(followed.kit.wait_until, lambda: session() is None)
+    finally:
+        gc.enable()
+        await server.stop(0)
+        executor.close()
