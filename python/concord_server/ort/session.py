@@ -32,6 +32,18 @@ def api() -> Api:
     return Api(library())
 
 
+@functools.cache
+def _malloc_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def _give_back() -> None:
+    """Gives what has been freed back to the system: glibc keeps it, and a large model in many pieces is all of it."""
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(c_size_t(0))
+
+
 class Runtime:
     """ONNX Runtime, for sessions with that many threads within an operator."""
 
@@ -64,6 +76,7 @@ class Runtime:
             pointer = api.make("CreateSessionFromArray", api.environment, graph, len(graph), options)
         finally:
             api.ReleaseSessionOptions(options)
+            _give_back()
         return OrtSession(api, pointer)
 
 
@@ -89,6 +102,7 @@ class OrtSession:
 
     def __del__(self) -> None:
         self._api.ReleaseSession(self._pointer)
+        _give_back()
 
     def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
         """See model.Session. The outputs share ONNX Runtime's memory and may be written to."""
