@@ -91,6 +91,9 @@ MANIFESTS = $(patsubst %,models/%/1/manifest.json,$(1))
 .PHONY: demo-models
 demo-models: $(call MANIFESTS,$(DEMO_MODELS)) ## export the demo's models, breast-cancer and mixed, into models/
 
+.PHONY: fitted-models
+fitted-models: $(call MANIFESTS,$(FITTED_MODELS)) ## export the models that are fitted here, from data that is here, into models/
+
 .PHONY: models
 models: $(call MANIFESTS,$(FITTED_MODELS)) ## export all models into models/
 
@@ -137,7 +140,7 @@ check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and typ
 	.venv/bin/buf breaking proto --against proto/released.binpb
 
 .PHONY: test
-test: build demo-models ## run every test: Go, Python, exporters, conformance on both servers
+test: build fitted-models ## run every test: Go, Python, exporters, conformance on both servers
 	cd go && CONCORD_ORT_LIBRARY=$(CURDIR)/$(LIBORT) go test ./...
 	$(PY) -m pytest python/tests exporters/tests conformance/tests
 	$(MAKE) --no-print-directory conformance
