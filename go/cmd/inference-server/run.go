@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/admission"
@@ -106,9 +107,10 @@ func openTrial(path string, threads int) (func([]byte, map[string][]byte) error,
 
 // ready is the line on stdout that says where the server answers.
 type ready struct {
-	GRPC string `json:"grpc"`
-	HTTP string `json:"http"`
-	PID  int    `json:"pid"`
+	GRPC  string `json:"grpc"`
+	HTTP  string `json:"http"`
+	Admin string `json:"admin,omitempty"`
+	PID   int    `json:"pid"`
 }
 
 func serve(ctx context.Context, settings config.Config, library *ort.Runtime, path string, stdout io.Writer, log *slog.Logger) error {
@@ -146,7 +148,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		defer stop()
 		line.HTTP = address
 	}
-	grpc := server.New(server.Options{
+	options := server.Options{
 		Repository:       models,
 		Health:           health,
 		TLS:              settings.TLS,
@@ -154,12 +156,28 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		MaxMessageBytes:  settings.MaxMessageBytes,
 		MaxBatchRequests: settings.MaxBatchRequests,
 		Log:              log,
-	})
+	}
+	grpc := server.New(options)
+	served := make(chan error, 2)
+	drainAdmin := func() {}
+	if settings.Admin != "" {
+		listener, err := net.Listen("tcp", settings.Admin)
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+		line.Admin = listener.Addr().String()
+		options.TLS, options.Reflection = nil, settings.AdminReflection
+		admin := server.NewAdmin(&repository.Editor{
+			Models: settings.Models, Staging: settings.Staging, RequireManifest: settings.RequireManifest, Log: log,
+		}, options)
+		go func() { served <- admin.Serve(listener) }()
+		drainAdmin = func() { admin.Drain(context.Background(), settings.DrainDelay, settings.DrainGrace) }
+	}
 	// Listed before the first request, so that none is told that a model which is only loading does not exist.
 	if err := models.List(); err != nil {
 		return err
 	}
-	served := make(chan error, 1)
 	go func() { served <- grpc.Serve(listener) }()
 	models.Load(ctx)
 	if ctx.Err() == nil {
@@ -173,7 +191,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 			defer ticker.Stop()
 			go models.Follow(ctx, ticker.C)
 		}
-		log.Info("serving", "grpc", line.GRPC, "http", line.HTTP, "tls", settings.TLS != nil)
+		log.Info("serving", "grpc", line.GRPC, "http", line.HTTP, "admin", line.Admin, "tls", settings.TLS != nil)
 	}
 	select {
 	case err := <-served:
@@ -181,7 +199,11 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 	case <-ctx.Done():
 	}
 	log.Info("draining", "delay_ms", settings.DrainDelay.Milliseconds(), "grace_ms", settings.DrainGrace.Milliseconds())
-	if grpc.Drain(context.Background(), settings.DrainDelay, settings.DrainGrace) {
+	var admin sync.WaitGroup
+	admin.Go(drainAdmin)
+	finished := grpc.Drain(context.Background(), settings.DrainDelay, settings.DrainGrace)
+	admin.Wait()
+	if finished {
 		models.Close()
 	} else {
 		// The runs that are left still use the models.

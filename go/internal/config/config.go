@@ -34,9 +34,10 @@ type Config struct {
 	IntraOpThreads   int
 	ONNXRuntime      string // empty: beside the binary
 
-	Admin          string        // empty: no admin listener
-	Staging        string        // empty: none
-	RepositoryPoll time.Duration // 0: the repository is read once
+	Admin           string // empty: no admin listener
+	AdminReflection bool
+	Staging         string        // empty: none
+	RepositoryPoll  time.Duration // 0: the repository is read once
 
 	AllowIntegerDivision bool
 	AdmissionCache       string // empty: none
@@ -129,6 +130,7 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 			"set tls_cert and tls_key (`make certs` makes some for development), or plaintext", c.Listen)
 	}
 	c.Reflection = orDefault(m.Reflection, loopback)
+	c.AdminReflection = orDefault(m.Reflection, true)
 	for _, number := range []struct {
 		name      string
 		value     int64

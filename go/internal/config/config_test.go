@@ -40,7 +40,7 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		Models: models, Listen: "127.0.0.1:50051", HTTP: "127.0.0.1:9090", Reflection: true, MaxMessageBytes: 100 << 20,
 		MaxBatchRequests: 10000, DrainGrace: 30 * time.Second, IntraOpThreads: 1,
-		RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
+		AdminReflection: true, RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
 	}
 	if c != want {
 		t.Errorf("got %+v\nwant %+v", c, want)

@@ -29,21 +29,16 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 	if err != nil {
 		return nil, nil, err
 	}
-	kind := inferencev1.ModelKind_MODEL_KIND_TENSOR
+	kind, err := kindOf(c.manifest)
+	if err != nil {
+		return nil, nil, err
+	}
 	about := &About{}
 	if c.manifest != nil {
-		kind = c.manifest.GetKind()
 		about = &About{
 			Description: c.manifest.GetDescription(), Verified: true, Parity: c.manifest.GetParity(), Quality: c.manifest.GetQuality(),
 			MaxBatchRows: c.manifest.GetBatching().GetMaxBatchRows(),
 		}
-	}
-	switch kind {
-	case inferencev1.ModelKind_MODEL_KIND_TABULAR, inferencev1.ModelKind_MODEL_KIND_TENSOR:
-	case inferencev1.ModelKind_MODEL_KIND_GENERATOR, inferencev1.ModelKind_MODEL_KIND_RECOMMENDER:
-		return nil, nil, fmt.Errorf("kind %s is not served here", model.KindText(kind))
-	default:
-		return nil, nil, errors.New("kind: expected a kind, got nothing")
 	}
 	if r.options.Admit != nil {
 		if err := r.options.Admit(ctx, admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}); err != nil {
@@ -69,6 +64,21 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 	}
 	about.ReadyTime = time.Now()
 	return m, about, nil
+}
+
+// kindOf is the kind of a package, where it is served; a bare model, which has no manifest, takes tensors.
+func kindOf(manifest *modelpackagev1.Manifest) (model.Kind, error) {
+	if manifest == nil {
+		return inferencev1.ModelKind_MODEL_KIND_TENSOR, nil
+	}
+	switch kind := manifest.GetKind(); kind {
+	case inferencev1.ModelKind_MODEL_KIND_TABULAR, inferencev1.ModelKind_MODEL_KIND_TENSOR:
+		return kind, nil
+	case inferencev1.ModelKind_MODEL_KIND_GENERATOR, inferencev1.ModelKind_MODEL_KIND_RECOMMENDER:
+		return 0, fmt.Errorf("kind %s is not served here", model.KindText(kind))
+	default:
+		return 0, errors.New("kind: expected a kind, got nothing")
+	}
 }
 
 // assemble holds the manifest against the graph.

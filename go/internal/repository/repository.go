@@ -188,7 +188,7 @@ func (e *Entry) resolve(version string) (*model.Model, *fault.Fault) {
 	}
 	at := slices.IndexFunc(e.Versions, func(v Version) bool { return v.Number == number && v.State != Draining })
 	if at < 0 {
-		return nil, fault.New(fault.VersionNotFound, "model %s has no version %s", fault.Quote(e.ID), fault.Shown(number)).At(e.ID, fault.Shown(number))
+		return nil, noVersion(e.ID, number)
 	}
 	return e.Versions[at].ready(e.ID)
 }
@@ -232,3 +232,7 @@ func (e *Entry) DefaultVersion() string {
 
 // IsReady tells whether a version of the model is ready.
 func (e *Entry) IsReady() bool { return e.def != nil }
+
+func noVersion(id, number string) *fault.Fault {
+	return fault.New(fault.VersionNotFound, "model %s has no version %s", fault.Quote(id), fault.Shown(number)).At(id, fault.Shown(number))
+}

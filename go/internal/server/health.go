@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
@@ -34,17 +35,27 @@ type Health struct {
 	healthpb.UnimplementedHealthServer
 
 	mu       sync.Mutex
+	services []string // the names that follow the server
 	statuses map[string]servingStatus
 	changed  chan struct{} // closed at the next change
 	stopped  bool
+	ending   sync.Once
 	ended    chan struct{} // closed when watches are to end
 }
 
 // NewHealth is the health of a server that is starting: nothing is serving.
 func NewHealth() *Health {
-	h := &Health{statuses: map[string]servingStatus{}, changed: make(chan struct{}), ended: make(chan struct{})}
+	h := &Health{services: slices.Clone(serviceNames), statuses: map[string]servingStatus{}, changed: make(chan struct{}), ended: make(chan struct{})}
 	h.setServices(notServing)
 	return h
+}
+
+// AddService lists another service, before the server is serving.
+func (h *Health) AddService(name string) {
+	h.set(func() {
+		h.services = append(h.services, name)
+		h.statuses[name] = notServing
+	})
 }
 
 // SetModel says whether a version of a model is ready.
@@ -66,7 +77,7 @@ func (h *Health) SetServing() { h.setServices(serving) }
 
 func (h *Health) setServices(status servingStatus) {
 	h.set(func() {
-		for _, name := range serviceNames {
+		for _, name := range h.services {
 			h.statuses[name] = status
 		}
 	})
@@ -83,7 +94,7 @@ func (h *Health) Stop() {
 }
 
 // end ends the watches, after Stop.
-func (h *Health) end() { close(h.ended) }
+func (h *Health) end() { h.ending.Do(func() { close(h.ended) }) }
 
 // set changes statuses under the lock; nothing changes after Stop.
 func (h *Health) set(change func()) {

@@ -54,6 +54,19 @@ type Server struct {
 
 // New makes a server; Serve starts it.
 func New(options Options) *Server {
+	s := bare(options)
+	s.register(&inferencev1.InferenceService_ServiceDesc, &inference{server: s})
+	s.register(&inferencev1.ModelInference_ServiceDesc, &tensorInference{server: s})
+	s.register(&inferencev1.ModelCatalogService_ServiceDesc, &catalog{server: s})
+	s.register(&healthpb.Health_ServiceDesc, options.Health)
+	if options.Reflection {
+		reflection.Register(registrar{s})
+	}
+	return s
+}
+
+// bare is a server without services.
+func bare(options Options) *Server {
 	s := &Server{options: options, log: options.Log}
 	limit := options.MaxMessageBytes
 	settings := []grpc.ServerOption{
@@ -70,13 +83,6 @@ func New(options Options) *Server {
 		settings = append(settings, grpc.Creds(credentials.NewTLS(options.TLS)))
 	}
 	s.grpc = grpc.NewServer(settings...)
-	s.register(&inferencev1.InferenceService_ServiceDesc, &inference{server: s})
-	s.register(&inferencev1.ModelInference_ServiceDesc, &tensorInference{server: s})
-	s.register(&inferencev1.ModelCatalogService_ServiceDesc, &catalog{server: s})
-	s.register(&healthpb.Health_ServiceDesc, options.Health)
-	if options.Reflection {
-		reflection.Register(registrar{s})
-	}
 	return s
 }
 
