@@ -73,6 +73,10 @@ def sklearn(
         source = dataclasses.replace(source, absolute_limit=absolute_limit)
     if relative_limit is not None:
         source = dataclasses.replace(source, relative_limit=relative_limit)
+    _export(source, directory, replace=replace, precision=precision)
+
+
+def _export(source: Source, directory: Path, *, replace: bool, precision: Any = None) -> None:
     from concord_export.from_sklearn import export_source
 
     with _reported(), _progress() as progress:
@@ -98,6 +102,94 @@ def sklearn(
         click.echo(f"  {report.left_out} rows left out: a text is missing in them, and clients cannot leave out a text")
     if not parity.batched_equals_single:
         click.echo("  rows together give other bits than each alone: servers will run requests one by one")
+
+
+_MODEL_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _file_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that take a model's file."""
+    for option in (
+        click.option("--replace", is_flag=True, help="Put the package in the place of a version that is there."),
+        click.option("--relative-limit", type=click.FloatRange(min=0), default=1e-6, show_default=True),
+        click.option("--absolute-limit", type=click.FloatRange(min=0), default=1e-5, show_default=True),
+        click.option("--target-names", metavar="NAME,...", help="Names of a regression's numbers, or of labels."),
+        click.option("--class-names", metavar="NAME,...", help="Names of the classes, in their order."),
+        click.option("--description", default="", help="What the model is, for the catalog."),
+        click.option(
+            "--rows",
+            type=_MODEL_FILE,
+            metavar="FILE",
+            help="Real rows to compare on: .csv with a header, or .npy. Else rows are made.",
+        ),
+        click.argument("target", metavar="REPOSITORY/MODEL_ID[/VERSION]", type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def _export_file(read: Callable[[], Any], target: Path, rows: Path | None, replace: bool, **options: Any) -> None:
+    from concord_export.made_rows import made_rows
+    from concord_export.rows_file import read_rows
+    from concord_export.source import Source
+
+    directory = _directory(target)
+    names = {
+        field: None if options[field] is None else options[field].split(",")
+        for field in ("class_names", "target_names")
+    }
+    with _reported():
+        estimator = read()
+        table = made_rows(estimator) if rows is None else read_rows(rows, estimator)
+        source = Source(estimator=estimator, rows=table, **{**options, **names})
+    _export(source, directory, replace=replace)
+    if rows is None:
+        click.echo("  the rows were made, for lack of real ones: --rows compares on yours")
+
+
+@main.command()
+@click.argument("model", metavar="MODEL.txt", type=_MODEL_FILE)
+@_file_options
+def lightgbm(model: Path, **options: Any) -> None:
+    """Export a LightGBM model from the text file that Booster.save_model writes."""
+    _need("lightgbm")
+    from concord_export.from_lightgbm import read_lightgbm
+
+    _export_file(lambda: read_lightgbm(model), **options)
+
+
+@main.command()
+@click.argument("model", metavar="MODEL.json", type=_MODEL_FILE)
+@_file_options
+def xgboost(model: Path, **options: Any) -> None:
+    """Export an XGBoost model from the JSON file that save_model writes."""
+    _need("xgboost")
+    from concord_export.from_xgboost import read_xgboost
+
+    _export_file(lambda: read_xgboost(model), **options)
+
+
+@main.command()
+@click.argument("model", metavar="MODEL.skops", type=_MODEL_FILE)
+@_file_options
+@click.option("--trust", multiple=True, metavar="TYPE", help="A type that the file may construct, by its full name.")
+def skops(model: Path, trust: tuple[str, ...], **options: Any) -> None:
+    """Export a scikit-learn model from a skops file.
+
+    What skops does not trust by itself is constructed only if you name it: the error says which types there are.
+    """
+    _need("skops")
+    from concord_export.from_skops import read_skops
+
+    _export_file(lambda: read_skops(model, trust), **options)
+
+
+def _need(library: str) -> None:
+    try:
+        importlib.import_module(library)
+    except ImportError as error:
+        click.echo(f"error: {error}; it comes with pip install 'concord-export[{library}]'", err=True)
+        sys.exit(1)
 
 
 @main.command()

@@ -269,7 +269,11 @@ def _final(estimator: Any) -> Any:
 
 def _first(method: Callable[[Any], Any], columns: Columns) -> npt.NDArray[Any]:
     """A method's answer to the first row."""
-    return _dense(method(columns.take(slice(1)).source_rows()))
+    try:
+        return _dense(method(columns.take(slice(1)).source_rows()))
+    except Exception as error:
+        # Whatever the model raises: its own words are what helps.
+        raise SourceError(f"estimator: it fails on the first of the rows: {error}") from error
 
 
 def _width(method: Callable[[Any], Any], columns: Columns) -> int:

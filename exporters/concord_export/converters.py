@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ import numpy as np
 from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
 
 from concord_export import (
+    boosting,
+    calibration,
     clusters,
     kernels,
     linear,
@@ -98,6 +101,8 @@ _REPLACEMENTS: dict[str, Callable[[Converter], Converter]] = {
     "SklearnVotingClassifier": _voting_classifier,
 }
 _OWN: list[Own] = [
+    *boosting.CONVERTERS,
+    *calibration.CONVERTERS,
     *clusters.CONVERTERS,
     *kernels.CONVERTERS,
     *linear.CONVERTERS,
@@ -114,5 +119,15 @@ _OWN: list[Own] = [
 @contextmanager
 def own_converters(settings: Settings) -> Iterator[None]:
     """Within this context skl2onnx uses the converters of this package; afterwards its own again."""
-    with installed(_OWN, _REPLACEMENTS, settings):
+    own = [*_OWN]
+    # An estimator of theirs is there only if they are loaded.
+    if "lightgbm" in sys.modules:
+        from concord_export import from_lightgbm
+
+        own += from_lightgbm.CONVERTERS
+    if "xgboost" in sys.modules:
+        from concord_export import from_xgboost
+
+        own += from_xgboost.CONVERTERS
+    with installed(own, _REPLACEMENTS, settings):
         yield

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import math
@@ -116,6 +117,7 @@ def export_source(
         if not metric.name or metric.rows < 1 or not math.isfinite(metric.value):
             raise SourceError(f"quality: expected a name, a finite value and at least 1 row, got {metric}")
     limits = Limits(source.absolute_limit, source.relative_limit)
+    source = replace(source, estimator=_estimator(source.estimator))
 
     columns = read_columns(source.rows, source.features, source.estimator)
     question = question_for(source, columns)
@@ -131,6 +133,20 @@ def export_source(
     run_golden(session, manifest, golden)
     write_package(directory, model=model, manifest=manifest, golden=golden, replace=replace_existing)
     return Report(directory, manifest, parity, used, len(columns), columns.left_out)
+
+
+def _estimator(given: Any) -> Any:
+    """What was handed over; a booster of LightGBM or XGBoost as an estimator."""
+    library = type(given).__module__.partition(".")[0]
+    if type(given).__name__ == "Booster" and library == "lightgbm":
+        from concord_export import from_lightgbm
+
+        return from_lightgbm.adapter(given)
+    if type(given).__name__ == "Booster" and library == "xgboost":
+        from concord_export import from_xgboost
+
+        return from_xgboost.adapter(given)
+    return given
 
 
 def _convert_and_compare(
@@ -217,9 +233,19 @@ def _manifest(
         manifest.outputs.add(output=output, onnx_output=LABEL, index=0)
     for metric in source.quality:
         manifest.quality.add(name=metric.name, value=metric.value, rows=metric.rows)
-    for distribution in ("numpy", "onnx", "onnxruntime", "protobuf", "scikit-learn", "skl2onnx"):
-        manifest.library_versions[distribution] = importlib.metadata.version(distribution)
+    for distribution in _libraries(source.estimator):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            manifest.library_versions[distribution] = importlib.metadata.version(distribution)
     return manifest
+
+
+def _libraries(estimator: Any) -> list[str]:
+    """The distributions that the export went through; XGBoost comes as one of two."""
+    used = {type(member).__module__.partition(".")[0] for member in members_of(estimator)}
+    ask = getattr(estimator, "ask", None)
+    used.add(getattr(ask, "__module__", "").removeprefix("concord_export.from_"))
+    more = [name for name in ("lightgbm", "xgboost", "xgboost-cpu") if name.removesuffix("-cpu") in used]
+    return ["numpy", "onnx", "onnxruntime", "protobuf", "scikit-learn", "skl2onnx", *more]
 
 
 def _feature(feature: Feature) -> model_pb2.Feature:

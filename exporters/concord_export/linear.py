@@ -24,10 +24,13 @@ def _discriminant(graph: Nodes) -> None:
     if len(estimator.classes_) == 2:
         index = graph.cast(graph.op("Squeeze", graph.op("Greater", decision, 0.0), np.array([1])), INT64)
         second = graph.op("Sigmoid", decision)
-        graph.give(1, graph.op("Concat", graph.op("Sub", 1.0, second), second, axis=1))
+        first = graph.op("Sub", 1.0, second)
+        if graph.option("raw_scores"):
+            first, second = graph.op("Neg", decision), decision
+        graph.give(1, graph.op("Concat", first, second, axis=1))
     else:
         index = graph.op("ArgMax", decision, axis=1, keepdims=0)
-        graph.give(1, graph.op("Softmax", decision, axis=1))
+        graph.give(1, decision if graph.option("raw_scores") else graph.op("Softmax", decision, axis=1))
     graph.give_label(index, estimator.classes_)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 from skl2onnx._supported_operators import sklearn_operator_name_map
+from skl2onnx.common._registration import get_converter
 from skl2onnx.common.data_types import (
     DoubleTensorType,
     Int64TensorType,
@@ -171,15 +172,26 @@ class Nodes:
         """Whether a converter's option is set for this estimator."""
         return bool(self._container.get_options(self._operator.raw_operator, {name: False}).get(name, False))
 
-    def inside(self, estimator: Any, outputs: Sequence[str], *, rows: str | None = None) -> list[str]:
+    def inside(
+        self, estimator: Any, outputs: Sequence[str], *, rows: str | None = None, raw_scores: bool = False
+    ) -> list[str]:
         """Converts an estimator inside this one, on this one's input or on the double tensor `rows`.
 
-        `outputs` are "label" or "numbers", as the estimator's own converter gives them. Gives their names.
+        `outputs` are "label" or "numbers", as the estimator's own converter gives them; with `raw_scores` the numbers
+        are decision values. Gives their names.
         """
         alias = sklearn_operator_name_map.get(type(estimator))
         if alias is None:
-            raise NotImplementedError(f"{type(estimator).__name__} has no converter")
+            raise NotImplementedError(f"no converter knows {type(estimator).__name__}")
         operator = self._scope.declare_local_operator(alias, estimator)
+        if raw_scores:
+            final = estimator
+            while hasattr(final, "steps"):
+                final = final.steps[-1][1]
+            allowed = get_converter(sklearn_operator_name_map[type(final)]).get_allowed_options() or {}
+            if "raw_scores" in allowed:
+                for holder in (self._scope, self._container):
+                    holder.add_options(id(final), {"raw_scores": True})
         kind = type(guess_tensor_type(self._operator.inputs[0].type))
         if rows is None:
             operator.inputs = self._operator.inputs

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from concord_proto.inference.v1 import model_pb2
 
 from concord_export.answers import Answers, Question
 from concord_export.columns import Columns
-from concord_export.errors import ParityError
+from concord_export.errors import ParityError, SourceError
 from concord_export.limits import Limits
 from concord_export.members import members_of
 from concord_export.runtime import Session
@@ -58,7 +59,12 @@ def make_trial(question: Question, real: Columns, *, try_missing: bool) -> Trial
     Always the same for the same rows. Made rows that the source itself refuses are left out.
     """
     made = _made_rows(real, question.estimator, max(_ROWS - len(real), _MADE_AT_LEAST))
-    parts = [(real, question.ask_source(real)), *_accepted(question, made)]
+    try:
+        answers = question.ask_source(real)
+    except Exception as error:
+        # Whatever the model raises: its own words are what helps.
+        raise SourceError(f"estimator: it fails on the rows given: {error}") from error
+    parts = [(real, answers), *_accepted(question, made)]
     if try_missing:
         parts += _accepted(question, _with_missing(made.take(slice(_MADE_AT_LEAST // 2))))
     columns = parts[0][0]
@@ -167,7 +173,7 @@ def _thresholds(estimator: Any, features: int) -> dict[int, npt.NDArray[np.float
     found: dict[int, list[float]] = {}
     for member in members_of(estimator):
         if getattr(member, "n_features_in_", None) == features:
-            for feature, threshold in split_thresholds(member):
+            for feature, threshold in _splits(member):
                 found.setdefault(feature, []).append(threshold)
     near: dict[int, npt.NDArray[np.float32]] = {}
     for feature, thresholds in found.items():
@@ -178,6 +184,18 @@ def _thresholds(estimator: Any, features: int) -> dict[int, npt.NDArray[np.float
                 beside = [np.nextafter(floor, np.float32(-np.inf)), np.nextafter(floor, np.float32(np.inf))]
             near[feature] = np.concatenate([floor, *beside])
     return near
+
+
+def _splits(member: Any) -> list[tuple[int, float]]:
+    boosted = getattr(member, "boosted", None)
+    library = type(member).__module__.partition(".")[0]
+    if boosted is None and library in ("lightgbm", "xgboost"):
+        try:
+            boosted = importlib.import_module(f"concord_export.from_{library}").boosted_of(member)
+        except Exception:
+            # What cannot be exported says so when it is converted.
+            return []
+    return split_thresholds(member) if boosted is None else list(boosted.thresholds())
 
 
 def _with_missing(rows: Columns) -> Columns:

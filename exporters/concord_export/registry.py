@@ -28,8 +28,9 @@ __all__ = ["Converter", "Own", "Settings", "current_settings", "installed"]
 Converter = Callable[[Any, Any, Any], None]
 """skl2onnx's: takes scope, operator and container."""
 
-# What converters of classifiers are asked for by those that hold classifiers.
-_OPTIONS = {"zipmap": [True, False], "raw_scores": [True, False], "nocl": [True, False]}
+# What converters of classifiers are asked for by those that hold classifiers; raw scores are decision values.
+_OPTIONS = {"zipmap": [True, False], "nocl": [True, False]}
+_RAW_SCORES = {"raw_scores": [True, False]}
 _REGISTRIES = (
     _registration._converter_pool,
     _registration._shape_calculator_pool,
@@ -92,7 +93,9 @@ class Own:
                 operator.outputs.append(scope.declare_local_variable(output, made))
             return operator.outputs
 
-        options = _OPTIONS if "label" in self.outputs else {}
+        options: dict[str, Any] = {}
+        if "label" in self.outputs:
+            options = {**_OPTIONS, **(_RAW_SCORES if hasattr(self.kind, "decision_function") else {})}
         _registration._converter_pool[self.alias] = _registration.RegisteredConverter(convert, options)
         _registration._shape_calculator_pool[self.alias] = self._shapes
         _supported_operators.sklearn_operator_name_map[self.kind] = self.alias

@@ -35,6 +35,7 @@ __all__ = [
     "REPLACEMENTS",
     "Tree",
     "add_ensemble",
+    "bits_of",
     "finish_opsets",
     "floor_to_float32",
     "split_thresholds",
@@ -119,7 +120,7 @@ class Tree:
             missing_left=nodes["missing_go_to_left"].astype(np.bool_),
             value=nodes["value"].astype(np.float64),
             members={
-                node: _bits(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]])
+                node: bits_of(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]])
                 for node in np.flatnonzero(categorical).tolist()
             },
         )
@@ -145,13 +146,18 @@ class Tree:
         return order[::-1]
 
 
-def _bits(words: npt.NDArray[np.uint32]) -> list[float]:
+def bits_of(words: npt.NDArray[np.uint32]) -> list[float]:
     """The numbers whose bits are set in words of 32 bits."""
     return [float(bit) for bit in range(32 * len(words)) if words[bit // 32] >> np.uint32(bit % 32) & np.uint32(1)]
 
 
-def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) -> dict[str, Any]:
-    """Attributes of a TreeEnsemble node that adds up `trees`, pairs of target and tree, in their order, in double."""
+def tree_ensemble_attributes(
+    trees: Sequence[tuple[int, Tree]], n_targets: int, *, dtype: npt.DTypeLike = np.float64
+) -> dict[str, Any]:
+    """Attributes of a TreeEnsemble node that adds up `trees`, pairs of target and tree, in their order.
+
+    `dtype` is that of the features, the thresholds and the sums: 64 or 32-bit floats.
+    """
     roots: list[int] = []
     features: list[int] = []
     splits: list[float] = []
@@ -211,17 +217,17 @@ def tree_ensemble_attributes(trees: Sequence[tuple[int, Tree]], n_targets: int) 
         "tree_roots": roots,
         "nodes_modes": helper.make_tensor("nodes_modes", TensorProto.UINT8, [len(modes)], bytes(modes), True),
         "nodes_featureids": features,
-        "nodes_splits": numpy_helper.from_array(np.array(splits, np.float64), "nodes_splits"),
+        "nodes_splits": numpy_helper.from_array(np.array(splits, dtype), "nodes_splits"),
         "nodes_missing_value_tracks_true": missing,
         "nodes_truenodeids": true_ids,
         "nodes_falsenodeids": false_ids,
         "nodes_trueleafs": true_leafs,
         "nodes_falseleafs": false_leafs,
         "leaf_targetids": leaf_targets,
-        "leaf_weights": numpy_helper.from_array(np.array(leaf_weights, np.float64), "leaf_weights"),
+        "leaf_weights": numpy_helper.from_array(np.array(leaf_weights, dtype), "leaf_weights"),
     }
     if members:
-        attributes["membership_values"] = numpy_helper.from_array(np.array(members, np.float64), "membership_values")
+        attributes["membership_values"] = numpy_helper.from_array(np.array(members, dtype), "membership_values")
     return attributes
 
 
