@@ -61,11 +61,11 @@ func TestHostileGraphs(t *testing.T) {
 				t.Errorf("%s start, %s: got %s, want %s", round, name, got, verdict)
 			}
 		}
-		if strings.Contains(p.log.String(), "trial load failed") {
-			t.Errorf("log: %s", p.log)
-		}
 		if code := p.stop(t, syscall.SIGTERM); code != 0 {
 			t.Errorf("%s start: exit code %d", round, code)
+		}
+		if strings.Contains(p.log.String(), "trial load failed") {
+			t.Errorf("log: %s", p.log)
 		}
 	}
 	kept, err := os.ReadDir(cache)

@@ -52,7 +52,8 @@ func act(library string, threads int) (func([]byte, map[string][]byte) error, er
 			case "threads":
 				return fmt.Errorf("%d threads", threads)
 			case "allocate":
-				allocated = bytes.Repeat([]byte{1}, 1<<30)
+				_, err := unix.Mmap(-1, 0, 2<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+				return err
 			case "echo":
 				return fmt.Errorf("%d bytes, %q", len(graph), files[name])
 			case "core":
@@ -67,8 +68,6 @@ func act(library string, threads int) (func([]byte, map[string][]byte) error, er
 		return nil
 	}, nil
 }
-
-var allocated []byte
 
 func graph(t testing.TB, name string) []byte {
 	t.Helper()
@@ -172,6 +171,9 @@ func TestHear(t *testing.T) {
 		if got := trials(&bytes.Buffer{}).hear(nil, syscall.WaitStatus(syscall.SIGABRT), stderr); got.said || got.refused != want {
 			t.Errorf("got %+v", got)
 		}
+	}
+	if got := trials(&bytes.Buffer{}).hear(nil, goFatal<<8, "fatal error: runtime: out of memory"); got.said || !strings.Contains(got.refused, "needs more than") {
+		t.Errorf("got %+v", got)
 	}
 	if got := trials(&bytes.Buffer{}).hear([]byte(`{"admitted":true}`), 42, ""); got.said || got.refused != "trial load: the process died (signal 42)" {
 		t.Errorf("got %+v", got)

@@ -12,8 +12,10 @@ import (
 func TestHold(t *testing.T) {
 	session := &modeltest.Session{}
 	m := newModel(session)
-	if !m.Hold() || !m.Hold() {
-		t.Fatal("it cannot be held")
+	for range 2 {
+		if !m.Hold() {
+			t.Fatal("it cannot be held")
+		}
 	}
 	m.Release()
 	freed := make(chan struct{})
@@ -27,8 +29,10 @@ func TestHold(t *testing.T) {
 	m.Release()
 	m.Release()
 	<-freed
-	if !session.Closed.Load() || m.Hold() || m.Hold() {
-		t.Error("it is not freed, or can be held")
+	for range 2 {
+		if !session.Closed.Load() || m.Hold() {
+			t.Error("it is not freed, or can be held")
+		}
 	}
 }
 

@@ -6,6 +6,9 @@
 #include "api.h"
 
 #include <dlfcn.h>
+#ifdef __linux__
+#include <malloc.h>
+#endif
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -267,6 +270,9 @@ void concord_ort_unload(concord_session *s) {
   forget(s->inputs, s->input_count);
   forget(s->outputs, s->output_count);
   memset(s, 0, sizeof *s);
+#ifdef __GLIBC__
+  malloc_trim(0); // a model's memory goes back to the system, not only to malloc
+#endif
 }
 
 char *concord_ort_options_new(void **options) { return failure(ort.CreateRunOptions(options)); }
