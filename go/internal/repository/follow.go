@@ -88,9 +88,15 @@ func (r *Repository) look() (settled map[string][]*version, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	settled = map[string][]*version{}
+	// Gone is what two scans in a row have not found: replacing a directory takes two renames, and a scan may fall between them.
 	for id, m := range r.models {
-		if found[id] == nil {
+		switch {
+		case found[id] != nil:
+			m.missed = false
+		case m.missed:
 			r.remove(id, m)
+		default:
+			m.missed = true
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(found)) {
@@ -114,7 +120,10 @@ func (r *Repository) compare(id string, found *found) (settled []*version) {
 		changed = true
 	}
 	for number, v := range m.versions {
-		if _, there := found.versions[number]; !there && !v.gone {
+		_, there := found.versions[number]
+		missed := v.missed
+		v.missed = !there
+		if !there && missed && !v.gone {
 			r.drain(id, v)
 			if v.State != Draining {
 				delete(m.versions, number)

@@ -70,6 +70,7 @@ type Repository struct {
 type known struct {
 	labels   map[string]string
 	versions map[string]*version // by number
+	missed   bool                // the last scan did not find it
 }
 
 // version is what the repository knows of a version.
@@ -79,6 +80,7 @@ type version struct {
 	tried  fingerprint        // of its files when it was last loaded; none before
 	cancel context.CancelFunc // of the load under way, or nil
 	gone   bool               // it has left the repository
+	missed bool               // the last scan did not find it
 }
 
 // Entry is one model of the repository at one time. It does not change.
