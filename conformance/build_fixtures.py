@@ -836,7 +836,9 @@ def write_bare(directory: Path, model: onnx.ModelProto) -> None:
 
 def build(root: Path) -> None:
     """Writes all fixtures below `root`, which must not exist."""
+    from admission_fixtures import write_admission_fixtures
     from broken_fixtures import write_broken
+    from tensor_fixtures import write_tensor_fixtures
 
     root.mkdir(parents=True)
     for write in (
@@ -854,7 +856,9 @@ def build(root: Path) -> None:
         write_batches,
         write_behaviour,
         write_tensors,
+        write_tensor_fixtures,
         write_broken,
+        write_admission_fixtures,
     ):
         write(root)
 

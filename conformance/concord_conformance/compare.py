@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from concord_proto.inference.v1 import tensor_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
@@ -85,20 +87,54 @@ def feature_map_problems(
     return _shortened(problems)
 
 
-def tensor_map_problems(path: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> list[str]:
-    """Compares two maps of Tensor: the same keys, dtypes, shapes and bytes."""
+def tensor_map_problems(
+    path: str, expected: Mapping[str, Any], got: Mapping[str, Any], closeness: Closeness
+) -> list[str]:
+    """Compares two maps of Tensor: the same keys, dtypes and shapes, and every element."""
     problems = _key_problems(path, expected, got)
     for key in sorted(set(expected) & set(got)):
+        wanted, given = expected[key], got[key]
         here = f'{path}["{key}"]'
-        for name in ("dtype", "data"):
-            wanted, given = getattr(expected[key], name), getattr(got[key], name)
-            if wanted != given:
-                problems.append(f"{here}.{name}: expected {_shown(wanted)}, got {_shown(given)}")
+        if wanted.dtype != given.dtype:
+            problems.append(f"{here}.dtype: expected {_shown(wanted.dtype)}, got {_shown(given.dtype)}")
+            continue
         for name in ("shape", "strings"):
-            wanted, given = list(getattr(expected[key], name)), list(getattr(got[key], name))
-            if wanted != given:
-                problems.append(f"{here}.{name}: expected {_shown(wanted)}, got {_shown(given)}")
+            problems += _equal_problem(f"{here}.{name}", list(getattr(wanted, name)), list(getattr(given, name)))
+        if wanted.data != given.data:
+            problems += _data_problems(f"{here}.data", wanted.dtype, wanted.data, given.data, closeness)
     return _shortened(problems)
+
+
+# How an element of a DataType is read from its bytes, where a tolerance has a meaning; a bfloat16 is half a float32.
+_FLOATS: dict[int, str] = {
+    tensor_pb2.DATA_TYPE_FLOAT: "f",
+    tensor_pb2.DATA_TYPE_DOUBLE: "d",
+    tensor_pb2.DATA_TYPE_FLOAT16: "e",
+    tensor_pb2.DATA_TYPE_BFLOAT16: "f",
+}
+
+
+def _data_problems(path: str, dtype: int, expected: bytes, got: bytes, closeness: Closeness) -> list[str]:
+    """Compares the bytes of two tensors that differ: floats may be near enough."""
+    if len(expected) != len(got) or dtype not in _FLOATS or closeness == Closeness():
+        return [f"{path}: expected {_hex(expected)}, got {_hex(got)}"]
+    width = 2 if dtype == tensor_pb2.DATA_TYPE_BFLOAT16 else struct.calcsize(_FLOATS[dtype])
+    if len(expected) % width:
+        return [f"{path}: expected whole elements of {width} bytes, got {len(got)} bytes"]
+    problems = []
+    for start in range(0, len(expected), width):
+        a, b = expected[start : start + width], got[start : start + width]
+        if a != b and not closeness.holds(wanted := _element(dtype, a), given := _element(dtype, b)):
+            problems.append(f"{path}[{start // width}]: expected {wanted!r} (0x{a.hex()}), got {given!r} (0x{b.hex()})")
+        if len(problems) > _MOST_PROBLEMS:
+            break
+    return problems
+
+
+def _element(dtype: int, data: bytes) -> float:
+    widened = b"\0\0" + data if dtype == tensor_pb2.DATA_TYPE_BFLOAT16 else data
+    value: float = struct.unpack("<" + _FLOATS[dtype], widened)[0]
+    return value
 
 
 def _feature_problems(path: str, expected: Any, got: Any, closeness: Closeness) -> list[str]:
@@ -163,6 +199,10 @@ def _float(bits: int) -> str:
 
 def _double(bits: int) -> str:
     return f"{double_value(bits)!r} (0x{bits:016x})"
+
+
+def _hex(data: bytes) -> str:
+    return f"{len(data)} bytes {data[:32].hex(' ', 4)}{'...' if len(data) > 32 else ''}"
 
 
 def _shown(value: Any) -> str:

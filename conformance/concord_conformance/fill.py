@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from typing import Any
 
 from concord_proto.conformance.v1 import suite_pb2
@@ -179,10 +180,25 @@ def _element_field(field: FieldDescriptor) -> FieldDescriptor:
     return field
 
 
+# What is put into a field of bytes: texts as UTF-8, numbers as a tensor holds them (floats are bits here).
+_PACKED = {"float": "<I", "double": "<Q", "int64": "<q", "floats": "<{}I", "int64s": "<{}q"}
+
+
+def _packed(what: str, value: Any) -> bytes:
+    if what == "bytes":
+        data: bytes = value
+        return data
+    if what == "text":
+        return str(value).encode()
+    values = value if isinstance(value, list) else [value]
+    return struct.pack(_PACKED[what].format(len(values)), *values)
+
+
 def _converted(path: str, field: FieldDescriptor, what: str, value: Any) -> Any:
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return _packed(what, value)
     fits = {
         FieldDescriptor.TYPE_STRING: ("text",),
-        FieldDescriptor.TYPE_BYTES: ("bytes",),
         FieldDescriptor.TYPE_FIXED32: ("float",),
         FieldDescriptor.TYPE_FIXED64: ("double",),
         FieldDescriptor.TYPE_INT64: ("int64",),

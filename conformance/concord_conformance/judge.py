@@ -40,6 +40,13 @@ __all__ = ["Alone", "exchange_problems", "step_problems"]
 Alone = Callable[[str, Message], Exchange]
 
 _HEALTH = inference_service_pb2.HealthCheckResponse
+# Calls whose answers carry a request id, which the server makes where the request has none.
+_ANSWERS: dict[str, type[Message]] = {
+    "predict": inference_service_pb2.PredictResponse,
+    "batch_predict": inference_service_pb2.BatchPredictResponse,
+    "tensor_predict": model_inference_pb2.PredictionResponse,
+    "tensor_batch_predict": model_inference_pb2.BatchPredictionResponse,
+}
 # What a library on either side may answer by itself, before or without the server's handlers.
 _LIBRARY_CODES = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})
 
@@ -193,7 +200,7 @@ def _tensor_problems(expect: suite_pb2.Expectation, got: Any, exchange: Exchange
     if expect.WhichOneof("response") != "tensor_predict":
         return problems
     wanted = _expected(expect, index)
-    problems += tensor_map_problems("outputs", wanted.outputs, got.outputs)
+    problems += tensor_map_problems("outputs", wanted.outputs, got.outputs, _closeness(expect))
     return problems + _given_problems(wanted, got)
 
 
@@ -296,7 +303,7 @@ def _single_problems(result: Any, single: Exchange, tensors: bool) -> list[str]:
     response, exact = result.response, Closeness()
     if tensors:
         answer = _read(single, model_inference_pb2.PredictionResponse)
-        problems = tensor_map_problems("outputs", answer.outputs, response.outputs)
+        problems = tensor_map_problems("outputs", answer.outputs, response.outputs, exact)
     else:
         answer = _read(single, inference_service_pb2.PredictResponse)
         problems = float_map_problems("predictions", answer.predictions, response.predictions, exact)
@@ -392,19 +399,21 @@ def _repeated_ids(exchanges: Sequence[Exchange]) -> list[str]:
     """Generated request ids never come twice, over calls and within a batch."""
     made: list[str] = []
     for exchange in exchanges:
-        if exchange.code != "OK" or not exchange.responses or exchange.request is None:
+        kind = _ANSWERS.get(exchange.rpc)
+        if kind is None or exchange.code != "OK" or not exchange.responses or exchange.request is None:
             continue
         try:
-            if exchange.rpc == "predict" and not exchange.request.request_id:  # type: ignore[attr-defined]
-                made.append(_read(exchange, inference_service_pb2.PredictResponse).request_id)
-            elif exchange.rpc == "batch_predict":
-                results = _read(exchange, inference_service_pb2.BatchPredictResponse).results
-                requests = exchange.request.requests  # type: ignore[attr-defined]
-                made += [
-                    result.response.request_id
-                    for request, result in zip(requests, results, strict=False)
-                    if not request.request_id and result.WhichOneof("result") == "response"
-                ]
+            answer = _read(exchange, kind)
         except DecodeError:
             continue
+        request: Any = exchange.request
+        if hasattr(request, "requests"):
+            pairs = [
+                (one, result.response)
+                for one, result in zip(request.requests, answer.results, strict=False)
+                if result.WhichOneof("result") == "response"
+            ]
+        else:
+            pairs = [(request, answer)]
+        made += [response.request_id for one, response in pairs if not one.request_id]
     return [] if len(set(made)) == len(made) else ["request_id: a generated id came twice"]

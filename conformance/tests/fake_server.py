@@ -31,6 +31,7 @@ STREAM = "/inference.v1.InferenceService/StreamPredict"
 WATCH = "/grpc.health.v1.Health/Watch"
 CHECK = "/grpc.health.v1.Health/Check"
 TENSORS = "/inference.v1.ModelInference/Predict"
+TENSOR_BATCH = "/inference.v1.ModelInference/BatchPredict"
 LIST = "/inference.v1.ModelCatalogService/ListModels"
 GET = "/inference.v1.ModelCatalogService/GetModel"
 STREAMING = (STREAM, WATCH)

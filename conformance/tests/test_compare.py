@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from concord_conformance.bits import double_bits, float_bits, to_bits
@@ -122,7 +123,7 @@ def test_tensors_differ_in_dtype_shape_bytes_and_strings() -> None:
         return dict(to_bits(response).outputs)  # type: ignore[attr-defined]
 
     base = tensor(dtype=1, shape=[1, 2], data=b"\0" * 8)
-    assert tensor_map_problems("outputs", base, base) == []
+    assert tensor_map_problems("outputs", base, base, EXACT) == []
     for other in (
         tensor(dtype=6, shape=[1, 2], data=b"\0" * 8),
         tensor(dtype=1, shape=[2, 1], data=b"\0" * 8),
@@ -131,7 +132,40 @@ def test_tensors_differ_in_dtype_shape_bytes_and_strings() -> None:
         tensor(dtype=1, shape=[1, 2], data=b"\0" * 8, strings=[b""]),
         {},
     ):
-        assert tensor_map_problems("outputs", base, other) != []
+        assert tensor_map_problems("outputs", base, other, EXACT) != []
+        # No tolerance is wide enough for another dtype, another shape or a string, nor for no tensor at all.
+        wide = tensor_map_problems("outputs", base, other, Closeness(absolute=1e30))
+        assert (wide == []) is (other == tensor(dtype=1, shape=[1, 2], data=b"\0" * 7 + b"\x80"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted", "got", "closeness", "says"),
+    [
+        ("FLOAT", "0000803f 00000040", "0000803f 01000040", Closeness(absolute=1e-6), ""),
+        ("FLOAT", "0000803f 00000040", "0000803f 01000040", EXACT, "data: expected 8 bytes 0000803f 00000040"),
+        ("FLOAT", "0000803f 00000040", "0000803f 00004040", Closeness(absolute=0.5), "data[1]: expected 2.0"),
+        ("FLOAT", "0000c07f", "0000c0ff", Closeness(any_nan=True), ""),
+        ("FLOAT", "0000c07f", "0000c0ff", Closeness(absolute=1), "data[0]: expected nan"),
+        ("FLOAT", "0000c07f", "0000803f", Closeness(any_nan=True), "got 1.0"),
+        ("FLOAT", "0000803f", "0000803f00", Closeness(absolute=1), "expected 4 bytes"),
+        ("DOUBLE", "000000000000f03f", "010000000000f03f", Closeness(relative=1e-12), ""),
+        ("FLOAT16", "003c", "013c", Closeness(absolute=0.001), ""),
+        ("FLOAT16", "003c", "003e", Closeness(absolute=0.001), "data[0]: expected 1.0 (0x003c), got 1.5"),
+        ("BFLOAT16", "803f", "813f", Closeness(absolute=0.01), ""),
+        ("BFLOAT16", "803f", "0040", Closeness(absolute=0.01), "data[0]: expected 1.0 (0x803f), got 2.0"),
+        ("INT32", "01000000", "02000000", Closeness(absolute=10), "expected 4 bytes 01000000, got 4 bytes 02000000"),
+        ("BOOL", "01", "00", Closeness(absolute=10), "expected 1 bytes 01"),
+    ],
+)
+def test_tolerances_are_for_the_elements_of_floats(
+    dtype: str, wanted: str, got: str, closeness: Closeness, says: str
+) -> None:
+    def tensor(data: str) -> Any:
+        held = tensor_pb2.Tensor(dtype=tensor_pb2.DataType.Value(f"DATA_TYPE_{dtype}"), data=bytes.fromhex(data))
+        return {"t": held}
+
+    problems = tensor_map_problems("outputs", tensor(wanted), tensor(got), closeness)
+    assert says in problems[0] if says else problems == []
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,26 @@ def test_predictions_and_tensors_are_filled_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "data"),
+    [
+        ({"text": {"text": "ö", "count": 2}}, "c3b6c3b6"),
+        ({"indexed_text": "{index}"}, "37"),
+        ({"indexed_float": {"start": 1, "step": 0}}, "0000803f"),
+        ({"indexed_int64": {"start": -9, "step": 1}}, "feffffffffffffff"),
+        ({"float_bits": "7fa00001"}, "0100a07f"),
+        ({"double_bits": "7ff4000000000001"}, "010000000000f47f"),
+        ({"floats": {"start": 1, "step": 1, "count": 2}}, "0000803f00000040"),
+        ({"int64s": {"start": 1, "step": -2, "count": 2}}, "0100000000000000ffffffffffffffff"),
+        ({"floats": {"count": 0}}, ""),
+    ],
+)
+def test_bytes_take_texts_and_numbers_as_a_tensor_has_them(fields: dict[str, Any], data: str) -> None:
+    tensor: Any = bits_class(model_inference_pb2.PredictionRequest)()
+    apply_fill(tensor, fill(path='inputs["x"].data', **fields), 7)
+    assert tensor.inputs["x"].data.hex() == data
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"path": "nowhere", "text": {"text": "a", "count": 1}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_building_them_anew_gives_the_committed_bytes(tmp_path: Path) -> None:
     built = tmp_path / "fixtures"
     subprocess.run([sys.executable, str(CONFORMANCE / "build_fixtures.py"), str(built)], check=True)
     assert contents(built) == contents(FIXTURES)
+
+
+def test_building_the_cases_anew_gives_the_committed_bytes(tmp_path: Path) -> None:
+    """What ONNX Runtime answers too: whole numbers, or operators that do not compute."""
+    subprocess.run([sys.executable, str(CONFORMANCE / "build_cases.py"), str(tmp_path)], check=True)
+    built = contents(tmp_path)
+    assert len(built) == 3
+    assert built == {name: (CONFORMANCE / "cases" / name).read_bytes() for name in built}
+
+
+def test_refused_and_admitted_are_the_graphs_of_the_admission_tests() -> None:
+    verdicts = (CONFORMANCE / "admission" / "verdicts.txt").read_text(encoding="utf-8").splitlines()
+    for line in verdicts:
+        name, verdict = line.split(": ", 1)
+        if name == "external-listed":
+            continue
+        fixture = FIXTURES / f"{'admitted' if verdict == 'admitted' else 'refused'}-{name}" / "1" / "model.onnx"
+        assert fixture.read_bytes() == (CONFORMANCE / "admission" / f"{name}.onnx").read_bytes()
 
 
 def test_they_are_small() -> None:
@@ -150,6 +169,15 @@ def test_the_classifiers_numbers_in_the_cases_come_from_onnx_runtime() -> None:
     for value in got["probabilities"].reshape(-1):
         assert repr(float(value)) in text
     assert got["label"].reshape(-1).tolist() == ["north"]
+
+
+def test_the_classifiers_tensors_in_the_cases_come_from_onnx_runtime() -> None:
+    session = onnxruntime.InferenceSession(str(FIXTURES / "classifier" / "1" / "model.onnx"))
+    (got,) = session.run(["probabilities"], {"x": np.array([[1, 2], [0, 0]], np.float32)})
+    text = (CONFORMANCE / "cases" / "tensor_requests.yaml").read_text(encoding="utf-8")
+    (given,) = re.findall(r'outputs\["probabilities"\]\.data\', hex: "([0-9a-f ]+)"', text)
+    wanted = np.frombuffer(bytes.fromhex(given), np.float32).reshape(2, 3)
+    assert np.allclose(got, wanted, rtol=1e-6, atol=1e-7)
 
 
 def test_every_broken_package_is_broken_in_its_own_way() -> None:

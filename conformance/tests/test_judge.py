@@ -20,6 +20,7 @@ from fake_server import (
     LIST,
     PREDICT,
     STREAM,
+    TENSOR_BATCH,
     TENSORS,
     WATCH,
     FakeServer,
@@ -434,6 +435,15 @@ def test_tensors(server: FakeServer, client: Client) -> None:
     assert problems(client, call, expect) == []
     response.outputs["y"].data = b"\0\0\xc0\xff"
     assert any('outputs["y"].data' in problem for problem in problems(client, call, expect))
+    assert problems(client, call, {**expect, "any_nan": True}) == []
+    again = {"tensor_predict": {"model_id": "m"}, "repeat": 2}
+    assert problems(client, again, {}) == ["request_id: a generated id came twice"]
+    batch = model_inference_pb2.BatchPredictionResponse(
+        results=[model_inference_pb2.BatchPredictionResult(response=response)] * 2
+    )
+    server.handlers[TENSOR_BATCH] = lambda data, context: batch.SerializeToString()
+    call = {"tensor_batch_predict": {"requests": [{"model_id": "m"}, {"model_id": "m"}]}}
+    assert problems(client, call, {}) == ["request_id: a generated id came twice"]
 
 
 def test_health(server: FakeServer, client: Client) -> None:
