@@ -99,6 +99,20 @@ func TestIntegerDivisionIsAdmitted(t *testing.T) {
 	wantHealth(t, p, "models/m", healthpb.HealthCheckResponse_SERVING)
 }
 
+// TestMemoryIsLimited has a graph that is small and grows while it is loaded. ONNX Runtime would go on without a word where an allocation fails.
+func TestMemoryIsLimited(t *testing.T) {
+	directory := t.TempDir()
+	modeltest.WriteFile(t, filepath.Join(directory, "folded", "1", "model.onnx"), modeltest.Graph(t, "folded.onnx"))
+	modeltest.Lookup(t).Write(t, filepath.Join(directory, "lookup", "1"))
+	p := start(t, "--models", directory, "--admission-memory-bytes", "268435456")
+	client := inferencev1.NewInferenceServiceClient(dial(t, p.ready.GRPC, insecure.NewCredentials()))
+	_, err := client.Predict(call(t), &inferencev1.PredictRequest{ModelId: "folded"})
+	if got := status.Convert(err).Message(); got != `model "folded" version 1 failed to load: trial load: needs more than 268435456 bytes of memory` {
+		t.Errorf("got %s", got)
+	}
+	wantHealth(t, p, "models/lookup", healthpb.HealthCheckResponse_SERVING)
+}
+
 func wantHealth(t *testing.T, p *process, name string, want healthpb.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	stream, err := healthpb.NewHealthClient(dial(t, p.ready.GRPC, insecure.NewCredentials())).

@@ -6,7 +6,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
+	"sync"
+	"time"
 	"unsafe"
 
 	"github.com/concord-inference/concord/go/internal/fault"
@@ -21,25 +24,37 @@ type Opener func(library string, threads int) (load func(graph []byte, files map
 
 // Child is the child process of a trial: it does what it is told on stdin, says one line of JSON on stdout, and gives its exit code.
 func Child(open Opener) int {
-	said, err := confine()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	c, err := confine()
+	if err == nil {
+		err = c.try(open)
 	}
-	heard, err := try(open)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	if err := json.NewEncoder(said).Encode(heard); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
+// child says one word, whoever is the first to say it.
+type child struct {
+	said *os.File
+	mu   sync.Mutex
+	err  error
+	done bool
+}
+
+func (c *child) say(what word) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.done {
+		c.done = true
+		c.err = json.NewEncoder(c.said).Encode(what)
+	}
+	return c.err
+}
+
 // confine takes away what a trial does not need. What is printed from then on is no word of ours.
-func confine() (said *os.File, err error) {
+func confine() (*child, error) {
 	fd, err := unix.FcntlInt(os.Stdout.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
 		return nil, err
@@ -65,7 +80,7 @@ func confine() (said *os.File, err error) {
 			return nil, err
 		}
 	}
-	return os.NewFile(uintptr(fd), "word"), nil
+	return &child{said: os.NewFile(uintptr(fd), "word")}, nil
 }
 
 // byDefault lets a signal end the process, so that the parent sees which one it was. Go's runtime would print it and exit.
@@ -78,19 +93,39 @@ func byDefault(signal unix.Signal) error {
 	return nil
 }
 
-func try(open Opener) (word, error) {
+func (c *child) try(open Opener) error {
 	told, graph, files, err := take(os.Stdin)
 	if err != nil {
-		return word{}, err
+		return err
 	}
 	load, err := open(told.Library, told.Threads)
 	if err != nil {
-		return word{}, err
+		return err
 	}
 	// From here on it is the model that takes memory.
-	if err := limitMemory(told.MemoryBytes); err != nil {
-		return word{}, err
+	mapped, err := memory("VmSize")
+	if err != nil {
+		return err
 	}
+	most := mapped + told.MemoryBytes
+	if most < mapped {
+		most = math.MaxInt64
+	}
+	go c.watch(most)
+	what, err := judge(told, graph, files, load)
+	if err != nil {
+		return err
+	}
+	// What was taken and given back between two looks counts as well.
+	if peak, err := memory("VmPeak"); err != nil {
+		return err
+	} else if peak > most {
+		what = word{Memory: true}
+	}
+	return c.say(what)
+}
+
+func judge(told task, graph []byte, files map[string][]byte, load func([]byte, map[string][]byte) error) (word, error) {
 	names := make(map[string]bool, len(files))
 	for name := range files {
 		names[name] = true
@@ -134,21 +169,32 @@ func take(given *os.File) (told task, graph []byte, files map[string][]byte, err
 	return told, graph, files, nil
 }
 
-// limitMemory lets the process map so much more than it has.
-func limitMemory(more int64) error {
-	data, err := os.ReadFile("/proc/self/statm")
+// watchEvery is the time between two looks at memory. What is mapped must be written before it costs anything, at some GB/s.
+const watchEvery = time.Millisecond
+
+// watch ends the process when it has mapped more than it may. A limit of the system would not do: allocations beyond it fail, ONNX Runtime does
+// without what it wanted to compute in advance, and computes it later, where there is no limit.
+func (c *child) watch(most int64) {
+	for range time.Tick(watchEvery) {
+		if mapped, err := memory("VmSize"); err != nil || mapped > most {
+			_ = c.say(word{Memory: true}) // without it the exit code speaks
+			os.Exit(0)
+		}
+	}
+}
+
+// memory is a number of bytes in /proc/self/status: what is mapped, or the most that ever was.
+func memory(name string) (int64, error) {
+	data, err := os.ReadFile("/proc/self/status")
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var pages uint64
-	if _, err := fmt.Sscan(string(data), &pages); err != nil {
-		return err
+	for line := range bytes.Lines(data) {
+		if rest, ok := bytes.CutPrefix(line, []byte(name+":")); ok {
+			var kibibytes int64
+			_, err := fmt.Sscan(string(rest), &kibibytes)
+			return kibibytes << 10, err
+		}
 	}
-	limit := unix.Rlimit{}
-	if err := unix.Getrlimit(unix.RLIMIT_AS, &limit); err != nil {
-		return err
-	}
-	limit.Cur = min(pages*uint64(os.Getpagesize())+uint64(more), limit.Max)
-	limit.Max = limit.Cur
-	return unix.Setrlimit(unix.RLIMIT_AS, &limit)
+	return 0, fmt.Errorf("the system does not tell %s", name)
 }

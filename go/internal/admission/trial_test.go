@@ -52,8 +52,14 @@ func act(library string, threads int) (func([]byte, map[string][]byte) error, er
 			case "threads":
 				return fmt.Errorf("%d threads", threads)
 			case "allocate":
-				_, err := unix.Mmap(-1, 0, 2<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-				return err
+				much, err := unix.Mmap(-1, 0, 2<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+				if err != nil || argument == "and hold" {
+					return errors.Join(err, unix.Pause())
+				}
+				return unix.Munmap(much)
+			case "allocate-less":
+				much, err := unix.Mmap(-1, 0, 800<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+				return errors.Join(err, unix.Munmap(much))
 			case "echo":
 				return fmt.Errorf("%d bytes, %q", len(graph), files[name])
 			case "core":
@@ -102,6 +108,8 @@ func TestTrials(t *testing.T) {
 		{"echo", fmt.Sprintf(`%d bytes, "data"`, len(graph(t, "identity"))), true},
 		{"say at /build/session.cc it is no good", "at <...> it is no good", true},
 		{"say std::bad_alloc", "trial load: needs more than 1073741824 bytes of memory", false},
+		{"allocate-less", "", true},
+		{"allocate and hold", "trial load: needs more than 1073741824 bytes of memory", false},
 		{"allocate", "trial load: needs more than 1073741824 bytes of memory", false},
 		{"die 8", "trial load: the process died (SIGFPE)", false},
 		{"die 9", "trial load: the process died (SIGKILL)", false},

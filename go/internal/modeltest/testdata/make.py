@@ -121,3 +121,12 @@ save(
     [value("x", T.FLOAT, ["n"])],
     [value("y", T.FLOAT8E4M3FN, ["n"])],
 )
+
+# 1 GiB that ONNX Runtime computes while it loads.
+save(
+    "folded",
+    [helper.make_node("Expand", ["one", "length"], ["y"])],
+    [value("x", T.FLOAT, ["n"])],
+    [value("y", T.FLOAT, ["length"])],
+    [constant("one", np.ones(1, np.float32)), constant("length", np.array([1 << 28]))],
+)
