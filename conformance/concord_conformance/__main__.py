@@ -85,7 +85,7 @@ class _Plan:
     help="Directory of the cases.  [default: the suite's own]",
 )
 @click.option(
-    "--ready-seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Wait for the ready line."
+    "--ready-seconds", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Wait for the ready line."
 )
 @click.option("--list", "listing", is_flag=True, help="List the selected cases and end.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
