@@ -153,7 +153,7 @@ check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and typ
 .PHONY: test
 test: build fitted-models ## run every test: Go, Python, exporters, conformance on both servers
 	cd go && CONCORD_ORT_LIBRARY=$(CURDIR)/$(LIBORT) go test ./...
-	$(PY) -m pytest python/tests exporters/tests conformance/tests
+	$(PY) -m pytest --numprocesses 2 --dist loadfile python/tests exporters/tests conformance/tests
 	$(MAKE) --no-print-directory conformance
 
 CONFORMANCE := $(PY) -m concord_conformance
