@@ -46,7 +46,7 @@ def nodes(directory: Path) -> dict[str, onnx.NodeProto]:
         TfidfVectorizer(use_idf=False, max_features=5),
         make_pipeline(CountVectorizer(), TfidfTransformer(sublinear_tf=True)),
     ],
-    ids=lambda words: re.sub(r"\s+| at 0x[0-9a-f]+", "", str(words)),
+    ids=lambda words: re.sub(r" at 0x[0-9a-f]+|\s+", "", str(words)),
 )
 def test_words(tmp_path: Path, words: Any) -> None:
     estimator = make_pipeline(words, LogisticRegression()).fit(TEXTS, TARGET)
