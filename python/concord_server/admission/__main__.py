@@ -13,13 +13,18 @@ import re
 import resource
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _MAX_OUTPUT_BYTES = 1 << 20
 # Chains of functions are followed one frame or two a link.
 _MAX_RECURSION = 200_000
+_LOOK_SECONDS = 0.001
+_OUT_OF_MEMORY = {"memory": True}
 _MEMORY = re.compile(r"bad_alloc|Failed to allocate memory|out of memory|annot allocate memory")
 
 
@@ -32,17 +37,22 @@ def main() -> None:
     _die_with(header["parent"])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_OUTPUT_BYTES, _MAX_OUTPUT_BYTES))
-    out_of_memory = b'{"memory":true}\n'
+    said = threading.Lock()
+
+    def say(word: dict[str, Any]) -> NoReturn:
+        with said:  # for ever: whoever is first says the only word
+            os.write(say_to, json.dumps(word).encode() + b"\n")
+            os._exit(0)
+
     try:
-        word = json.dumps(_judge(header, stdin)).encode() + b"\n"
+        word = _judge(header, stdin, say)
     except MemoryError:
-        word = out_of_memory
-    os.write(say_to, word)
-    os._exit(0)
+        word = _OUT_OF_MEMORY
+    say(word)
 
 
-def _judge(header: dict[str, Any], stdin: BinaryIO) -> dict[str, Any]:
-    # Mapped before the limit is set, which then means the model.
+def _judge(header: dict[str, Any], stdin: BinaryIO, say: Callable[[dict[str, Any]], NoReturn]) -> dict[str, Any]:
+    # Mapped before the watch begins, which then means the model.
     from concord_server import fault, ort
     from concord_server.admission.graph import check
     from concord_server.admission.refused import Refused
@@ -50,19 +60,20 @@ def _judge(header: dict[str, Any], stdin: BinaryIO) -> dict[str, Any]:
 
     sys.setrecursionlimit(_MAX_RECURSION)
     runtime = ort.Runtime(header["intra_op_threads"])
-    _limit_memory(header["memory_bytes"])
+    most = _mapped("VmSize") + header["memory_bytes"]
+    threading.Thread(target=_watch, args=(most, say), daemon=True).start()
     graph = stdin.read(header["graph"])
     files = {name: stdin.read(size) for name, size in header["files"]}
+    word: dict[str, Any] = {"admitted": True}
     try:
         check(graph, external_files=frozenset(files), integer_division=header["integer_division"])
         runtime.load(graph, files)
     except Refused as refused:
-        return {"refused": str(refused)}
+        word = {"refused": str(refused)}
     except SessionError as error:
-        if _MEMORY.search(str(error)):
-            return {"memory": True}
-        return {"refused": fault.scrub(str(error))}
-    return {"admitted": True}
+        word = _OUT_OF_MEMORY if _MEMORY.search(str(error)) else {"refused": fault.scrub(str(error))}
+    # What was taken and given back between two looks counts as well.
+    return _OUT_OF_MEMORY if _mapped("VmPeak") > most else word
 
 
 def _die_with(parent: int) -> None:
@@ -73,13 +84,24 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _limit_memory(more: int) -> None:
-    mapped = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = min(mapped + more, (1 << 63) - 1)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+def _mapped(line: str) -> int:
+    """A size of this process, in bytes, by its name in /proc/self/status."""
+    for entry in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = entry.partition(":")
+        if name == line:
+            return int(value.split()[0]) * 1024
+    raise LookupError(line)
+
+
+def _watch(most: int, say: Callable[[dict[str, Any]], NoReturn]) -> None:
+    """Ends the trial when it maps more than `most` bytes.
+
+    A resource limit would not do: where an allocation fails while ONNX Runtime computes constants ahead, it goes on
+    without them, the trial passes, and the server, which has no such limit, takes the memory.
+    """
+    while _mapped("VmSize") <= most:
+        time.sleep(_LOOK_SECONDS)
+    say(_OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,12 @@ class Trials:
                 child.kill()
 
     def _start(self, given: IO[bytes], word: IO[bytes], errors: IO[bytes]) -> subprocess.Popen[bytes] | Outcome:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            # glibc maps 64 MiB for each thread's arena: that is not the model's.
+            "MALLOC_ARENA_MAX": "1",
+        }
         with self._lock:
             if self._closed:
                 return Outcome("the server is shutting down", said=False)

@@ -122,6 +122,14 @@ def test_memory_runs_out(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_memory_of_constants_computed_ahead() -> None:
+    """140 bytes that ask for 1 GiB while they load: a limit that only made allocations fail would pass them."""
+    folded = FOLDER.parents[1] / "go" / "internal" / "modeltest" / "testdata" / "folded.onnx"
+    judge = admission(limits=Limits(60, 256 << 20))
+    assert verdict(judge, folded.read_bytes()) == "trial load: needs more than 268435456 bytes of memory"
+    assert verdict(admission(), folded.read_bytes()) == "admitted"
+
+
 def test_a_child_that_cannot_be_started() -> None:
     judge = Admission(Trials(Limits(1, 1), ["/no/such/program"]), Verdicts(None), runtime=RUNTIME)
     assert verdict(judge, b"g") == "trial load: the process could not be started"

@@ -77,7 +77,8 @@ type ServerConfig struct {
 	AdmissionCache *string `protobuf:"bytes,20,opt,name=admission_cache,json=admissionCache,proto3,oneof" json:"admission_cache,omitempty"`
 	// Longest trial load of one version, in milliseconds, at least 1. Default 60000.
 	AdmissionTimeoutMs *int32 `protobuf:"varint,21,opt,name=admission_timeout_ms,json=admissionTimeoutMs,proto3,oneof" json:"admission_timeout_ms,omitempty"`
-	// Largest address space of a trial load, in bytes, at least 256 MiB (268435456). Default 17179869184 (16 GiB).
+	// Largest address space that a trial load maps for one model, in bytes, beyond what the process has before it, at least 256 MiB
+	// (268435456). Default 17179869184 (16 GiB).
 	AdmissionMemoryBytes *int64 `protobuf:"varint,22,opt,name=admission_memory_bytes,json=admissionMemoryBytes,proto3,oneof" json:"admission_memory_bytes,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
