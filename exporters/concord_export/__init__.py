@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns fitted models into verified, pickle-free model packages that Concord servers serve.
 
-`export_sklearn` writes a package of a fitted scikit-learn estimator, `wrap_onnx` one of any ONNX graph; `Source` and
-`Feature` say what the command line needs to know of an estimator; `verify_package` checks a package in this process.
-Every failure is an `ExportError`.
+`export_sklearn` writes a package of a fitted estimator, `export_torch` one of a PyTorch module, `wrap_onnx` one of any
+ONNX graph; `Source` and `Feature` say what the command line needs to know of an estimator; `verify_package` checks a
+package in this process. Every failure is an `ExportError`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from concord_export.errors import ExportError
     from concord_export.from_sklearn import Report, export_sklearn
+    from concord_export.from_torch import TorchSource, export_torch
     from concord_export.lowercase import ascii_lower
     from concord_export.package import Package, read_package, write_package
     from concord_export.source import Feature, Metric, Source
@@ -28,12 +29,14 @@ __all__ = [
     "Package",
     "Report",
     "Source",
+    "TorchSource",
     "Verification",
     "Wrapped",
     "Wrapping",
     "__version__",
     "ascii_lower",
     "export_sklearn",
+    "export_torch",
     "read_package",
     "verify_package",
     "wrap_onnx",
@@ -56,7 +59,9 @@ _HOMES = {
     "ascii_lower": "lowercase",
     "export_sklearn": "from_sklearn",
     "read_package": "package",
+    "TorchSource": "from_torch",
     "Wrapped": "wrapping",
+    "export_torch": "from_torch",
     "Wrapping": "wrapping",
     "verify_package": "verification",
     "wrap_onnx": "wrapping",

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -23,8 +23,11 @@ from concord_export.package import check_model_id, check_version, next_version, 
 
 if TYPE_CHECKING:
     from concord_export.source import Source
+    from concord_export.wrapping import Wrapped
 
 __all__ = ["main"]
+
+_Made = TypeVar("_Made")
 
 _PICKLES = (".pkl", ".pickle", ".joblib", ".jbl", ".sav", ".dill", ".cloudpickle", ".pt", ".pth")
 
@@ -67,8 +70,10 @@ def sklearn(
 
     Without a VERSION the package becomes the model's next version; a last part of digits is a version.
     """
+    from concord_export.source import Source
+
     directory = _directory(target)
-    source = _load_source(function)
+    source = _load_source(function, Source)
     if absolute_limit is not None:
         source = dataclasses.replace(source, absolute_limit=absolute_limit)
     if relative_limit is not None:
@@ -193,6 +198,26 @@ def _need(library: str) -> None:
 
 
 @main.command()
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("target", metavar="REPOSITORY/MODEL_ID[/VERSION]", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Put the package in the place of a version that is there.")
+def torch(function: str, target: Path, replace: bool) -> None:
+    """Export a PyTorch module.
+
+    MODULE:FUNCTION is a Python function without parameters that returns a concord_export.TorchSource: the module, some
+    rows and what clients should know.
+    """
+    directory = _directory(target)
+    _need("torch")
+    from concord_export.from_torch import TorchSource, export_torch
+
+    source = _load_source(function, TorchSource)
+    with _reported():
+        made = export_torch(source, directory, replace_existing=replace)
+    _print_wrapped(made)
+
+
+@main.command()
 @click.argument("model", metavar="MODEL.onnx", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("target", metavar="REPOSITORY/MODEL_ID[/VERSION]", type=click.Path(path_type=Path))
 @click.option(
@@ -269,10 +294,20 @@ def wrap(
             relative_limit=relative_limit,
         )
         made = wrap_onnx(model, directory, wrapping, replace_existing=replace)
+    _print_wrapped(made)
+
+
+def _print_wrapped(made: Wrapped) -> None:
     click.echo(f"{made.directory}")
     for what, infos in (("in", made.inputs), ("out", made.outputs)):
         for info in infos:
             click.echo(f"  {what:<3} {info.name}: {info.type.removeprefix('tensor(').removesuffix(')')} {info.axes}")
+    if made.manifest.HasField("parity"):
+        parity = made.manifest.parity
+        click.echo(
+            f"  parity: {parity.rows} rows, largest difference {parity.max_absolute_error:.3g} "
+            f"({parity.max_ulp_error} ULP)"
+        )
     for note in made.notes:
         click.echo(f"  {note}")
 
@@ -352,9 +387,7 @@ def _directory(target: Path) -> Path:
         raise click.BadParameter(str(error), param_hint="target") from None
 
 
-def _load_source(function: str) -> Source:
-    from concord_export.source import Source
-
+def _load_source(function: str, kind: type[_Made]) -> _Made:
     if function.lower().endswith(_PICKLES) or function.lower().partition(":")[0].endswith(_PICKLES):
         raise click.BadParameter(
             f"{function} looks like a pickled model. Pickles are never read: unpickling runs whatever code is in the "
@@ -386,8 +419,9 @@ def _load_source(function: str) -> Source:
         traceback.print_exc()
         click.echo(f"error: {function} failed", err=True)
         sys.exit(1)
-    if not isinstance(source, Source):
-        click.echo(f"error: {function} returned a {type(source).__name__}; expected a concord_export.Source", err=True)
+    if not isinstance(source, kind):
+        expected = f"concord_export.{kind.__name__}"
+        click.echo(f"error: {function} returned a {type(source).__name__}; expected a {expected}", err=True)
         sys.exit(1)
     return source
 

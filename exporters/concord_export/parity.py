@@ -16,12 +16,12 @@ from concord_proto.inference.v1 import model_pb2
 from concord_export.answers import Answers, Question
 from concord_export.columns import Columns
 from concord_export.errors import ParityError, SourceError
-from concord_export.limits import Limits
+from concord_export.limits import Limits, ulp_distance
 from concord_export.members import members_of
 from concord_export.runtime import Session
 from concord_export.trees import floor_to_float32, split_thresholds
 
-__all__ = ["Trial", "compare", "make_trial", "ulp_distance"]
+__all__ = ["Trial", "compare", "make_trial"]
 
 _SEED = 20260101
 _ROWS = 1000
@@ -39,18 +39,6 @@ class Trial:
     columns: Columns
     expected: Answers
     real: int
-
-
-def ulp_distance(expected: npt.NDArray[np.float64], got: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
-    """How many 32-bit floats lie between the numbers, each rounded to 32 bits. 0 between NaNs, and between 0 and -0."""
-
-    def ordinal(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        with np.errstate(over="ignore"):
-            bits = values.astype(np.float32).view(np.int32).astype(np.int64)
-        return np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
-
-    distance = np.abs(ordinal(np.ascontiguousarray(expected)) - ordinal(np.ascontiguousarray(got)))
-    return np.where(np.isnan(expected) & np.isnan(got), 0, distance).astype(np.uint64)
 
 
 def make_trial(question: Question, real: Columns, *, try_missing: bool) -> Trial:

@@ -18,8 +18,8 @@ from concord_export.__main__ import main
 from concord_export.errors import ConversionError, SourceError
 from concord_export.from_lightgbm import read_lightgbm
 from concord_export.from_xgboost import read_xgboost
+from concord_export.limits import ulp_distance
 from concord_export.made_rows import made_rows
-from concord_export.parity import ulp_distance
 from concord_export.runtime import Session
 from concord_proto.inference.v1 import model_pb2
 from sklearn.calibration import CalibratedClassifierCV

@@ -13,9 +13,8 @@ import pytest
 from concord_export import Feature, Metric, export_sklearn, read_package, verify_package
 from concord_export.errors import ConversionError, PackageExistsError, ParityError, SourceError
 from concord_export.from_sklearn import export_source
-from concord_export.limits import Limits
+from concord_export.limits import Limits, ulp_distance
 from concord_export.models import breast_cancer, mixed
-from concord_export.parity import ulp_distance
 from concord_proto.inference.v1 import model_pb2
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import AffinityPropagation, Birch, BisectingKMeans, KMeans, MeanShift, MiniBatchKMeans

@@ -15,7 +15,7 @@ import skl2onnx
 from concord_export.answers import Answers, question_for
 from concord_export.columns import Columns, read_columns
 from concord_export.conversion import Precision, Wanted, convert
-from concord_export.parity import ulp_distance
+from concord_export.limits import ulp_distance
 from concord_export.runtime import Session
 from concord_export.source import Source
 from concord_export.trees import Tree, floor_to_float32, split_thresholds

@@ -23,11 +23,10 @@ from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 
 from concord_export.errors import ParityError
-from concord_export.limits import Limits
+from concord_export.limits import Limits, ulp_distance
 from concord_export.models.bert import EMBEDDING, INPUT_IDS, Bert, Weights, embed, graph, read_safetensors
 from concord_export.models.held_out import split
 from concord_export.models.sms_spam import messages
-from concord_export.parity import ulp_distance
 from concord_export.runtime import Session
 from concord_export.source import Metric
 from concord_export.wrapping import Wrapping, wrap_onnx
