@@ -161,8 +161,7 @@ def test_tolerances_are_for_the_elements_of_floats(
     dtype: str, wanted: str, got: str, closeness: Closeness, says: str
 ) -> None:
     def tensor(data: str) -> Any:
-        held = tensor_pb2.Tensor(dtype=tensor_pb2.DataType.Value(f"DATA_TYPE_{dtype}"), data=bytes.fromhex(data))
-        return {"t": held}
+        return {"t": tensor_pb2.Tensor(dtype=f"DATA_TYPE_{dtype}", data=bytes.fromhex(data))}
 
     problems = tensor_map_problems("outputs", tensor(wanted), tensor(got), closeness)
     assert says in problems[0] if says else problems == []

@@ -442,8 +442,8 @@ def test_tensors(server: FakeServer, client: Client) -> None:
         results=[model_inference_pb2.BatchPredictionResult(response=response)] * 2
     )
     server.handlers[TENSOR_BATCH] = lambda data, context: batch.SerializeToString()
-    call = {"tensor_batch_predict": {"requests": [{"model_id": "m"}, {"model_id": "m"}]}}
-    assert problems(client, call, {}) == ["request_id: a generated id came twice"]
+    twice = {"tensor_batch_predict": {"requests": [{"model_id": "m"}, {"model_id": "m"}]}}
+    assert problems(client, twice, {}) == ["request_id: a generated id came twice"]
 
 
 def test_health(server: FakeServer, client: Client) -> None:
