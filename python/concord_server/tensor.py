@@ -210,7 +210,8 @@ def bits_of_float16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     half = np.where(magnitude < 0x33000000, 0, half)  # less than half of the least subnormal
     half = np.where(magnitude >= 0x47800000, 0x7C00, half)  # 2^16 and more
     half = np.where(magnitude > 0x7F800000, 0x7E00 | (fraction >> 13), half)  # quiet, with the payload's upper bits
-    return (sign | half).astype(np.uint16)
+    # numpy makes a scalar of what it computes from rank 0.
+    return np.asarray(sign | half, np.uint16)
 
 
 def bits_of_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
@@ -234,7 +235,7 @@ def float32_of(tensor: Tensor) -> npt.NDArray[np.float32]:
     if tensor.dtype is DType.FLOAT:
         return array
     if tensor.dtype is DType.BFLOAT16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
+        return np.asarray(array.astype(np.uint32) << 16).view(np.float32)
     if tensor.dtype is DType.FLOAT16:
         return _float32_of_float16(array)
     with np.errstate(over="ignore", invalid="ignore"):  # a large double becomes an infinity, as it must
@@ -250,7 +251,7 @@ def _float32_of_float16(half: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]
     special = 0x7F800000 | (fraction << 13)
     subnormal = (fraction.astype(np.float32) / np.float32(1 << 24)).view(np.uint32)
     widened = np.where(exponent == 0x1F, special, np.where(exponent == 0, subnormal, normal))
-    return (sign | widened).astype(np.uint32).view(np.float32)
+    return np.asarray(sign | widened, np.uint32).view(np.float32)
 
 
 def from_wire(message: tensor_pb2.Tensor, spec: Spec) -> Tensor | Violation:

@@ -239,3 +239,10 @@ def test_a_signalling_nan_keeps_its_bits_on_the_wire() -> None:
     tensor = from_wire(wire(1, [2], bits), any_shape(DType.FLOAT))
     assert isinstance(tensor, Tensor)
     assert back(tensor).data == bits
+
+
+@pytest.mark.parametrize(("bits_of", "half"), [(bits_of_float16, 0x3800), (bits_of_bfloat16, 0x3F00)])
+def test_rank_0_stays_an_array(bits_of: Any, half: int) -> None:
+    bits = bits_of(np.array(0.5, np.float32))
+    assert isinstance(bits, np.ndarray)
+    assert (bits.shape, bits.dtype, int(bits)) == ((), np.uint16, half)
