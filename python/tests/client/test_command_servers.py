@@ -145,6 +145,10 @@ def test_describe_tells_all_that_a_request_needs(concord: Concord) -> None:
                 assert done.exit_code == 1
             elif "METHOD_NOT_SUPPORTED" in done.stderr:
                 assert version["kind"] == "MODEL_KIND_TENSOR"
+            elif "MODEL_EXECUTION_FAILED" in done.stderr:
+                # A graph without a manifest may give other than one row for one (Pad, Slice).
+                assert version["kind"] == "MODEL_KIND_TENSOR"
+                assert not version.get("verified")
             else:
                 assert done.exit_code == 0, (model["model_id"], arguments, done.stderr)
                 assert json.loads(done.stdout)["model_version"] == version["version"]
