@@ -139,7 +139,8 @@ dist: build ## make dist/, a tarball of the Go server that runs elsewhere
 # --- proving ---------------------------------------------------------------------------------------------------------
 
 PYTHON_SOURCES := python/concord_server python/concord_client python/concord_command.py exporters/concord_export \
-  conformance/concord_conformance conformance/build_fixtures.py conformance/broken_fixtures.py demo proto/plugins
+  conformance/concord_conformance conformance/build_fixtures.py conformance/broken_fixtures.py \
+  conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py demo proto/plugins
 
 .PHONY: check
 check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and types of everything; stale stubs and breaking changes fail

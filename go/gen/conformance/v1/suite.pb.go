@@ -674,7 +674,8 @@ type Fill struct {
 	// The place: field names with ["key"] and [index], such as model_id, features["x"] or requests[3].request_id. In a batch a path
 	// that does not begin with "requests" is meant for every request of it.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// The value. "index" is that of the request in a batch; otherwise that of the call: caller * repeat + round.
+	// The value. "index" is that of the request in a batch; otherwise that of the call: caller * repeat + round. In a field of
+	// bytes a text is its UTF-8 and numbers are little-endian: floats and float_bits 4 bytes each, double_bits and integers 8.
 	//
 	// Types that are valid to be assigned to Value:
 	//
@@ -1826,7 +1827,8 @@ type Expectation_Stream struct {
 }
 
 type Expectation_TensorPredict struct {
-	// Exactly these outputs, in dtype, shape and bytes; model_version and request_id where they are set.
+	// Exactly these outputs, in dtype, shape and elements; the tolerances are for elements of float dtypes. model_version and
+	// request_id where they are set.
 	TensorPredict *v1.PredictionResponse `protobuf:"bytes,23,opt,name=tensor_predict,json=tensorPredict,proto3,oneof"`
 }
 
