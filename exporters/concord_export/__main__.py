@@ -240,7 +240,13 @@ def torch(function: str, target: Path, replace: bool) -> None:
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE.npz",
-    help="One row to try and to make a golden case of: an array for each input. Else rows are made.",
+    help="One input to try and to make a golden case of: an array for each input. Else inputs are made.",
+)
+@click.option(
+    "--rows",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.npz",
+    help="Rows on axis 0 of an array for each input and, for outputs, what the graph's source answered to them.",
 )
 @click.option("--length", multiple=True, metavar="AXIS=N", help="Length of an open axis, by its name or INPUT.NUMBER.")
 @click.option("--range", "ranges", multiple=True, metavar="INPUT=LOW:HIGH", help="Least and greatest number made.")
@@ -263,6 +269,7 @@ def wrap(
     classes: tuple[str, ...],
     manifest: Path | None,
     inputs: tuple[Path, ...],
+    rows: Path | None,
     length: tuple[str, ...],
     ranges: tuple[str, ...],
     together: Any,
@@ -276,17 +283,24 @@ def wrap(
     here.
     """
     from concord_export.manifest_file import read_manifest_file
-    from concord_export.wrapping import Wrapping, wrap_onnx
+    from concord_export.wrapping import Wrapping, split_rows, wrap_onnx
 
     directory = _directory(target)
     with _reported():
+        tried = [_read_arrays(path) for path in inputs]
+        answers: dict[str, Any] = {}
+        if rows is not None:
+            if inputs:
+                raise click.UsageError("--inputs and --rows exclude each other")
+            tried, answers = split_rows(model, _read_arrays(rows))
         wrapping = Wrapping(
             kind=kind,
             description=description,
             columns={name: text.split(",") for name, text in _pairs(columns, "--columns")},
             classes={name: text.split(",") for name, text in _pairs(classes, "--classes")},
             manifest=None if manifest is None else read_manifest_file(manifest),
-            inputs=[_read_arrays(path) for path in inputs],
+            inputs=tried,
+            answers=answers,
             lengths={name: _whole(text, "--length") for name, text in _pairs(length, "--length")},
             ranges={name: _span(text) for name, text in _pairs(ranges, "--range")},
             together=together,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from concord_export.admission import check_admission
 from concord_export.bindings import bind
+from concord_export.comparison import compare_arrays
 from concord_export.errors import ConversionError, PackageExistsError, SourceError
 from concord_export.limits import Limits
 from concord_export.package import check_model_id, check_version, write_package
@@ -28,7 +28,7 @@ from concord_export.tensors import write_tensor
 from concord_export.verification import check_bindings, run_golden
 from concord_export.zipmap import ZipMap, without_zip_maps
 
-__all__ = ["Together", "Wrapped", "Wrapping", "wrap_onnx"]
+__all__ = ["Together", "Wrapped", "Wrapping", "split_rows", "wrap_onnx"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Together = Literal["exact", "within-limits", "never"]
@@ -36,7 +36,10 @@ Together = Literal["exact", "within-limits", "never"]
 _SEED = 20260101
 _LENGTH = 8
 _ROWS = 16
-_CASES = 3
+_CASES, _GIVEN_CASES = 3, 16
+# How many rows are tried together, as long as they are not too large.
+_SIZES = (2, 3, 5, 8, 17, 64, 256)
+_TRIAL_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Wrapping:
     manifest: what the manifest shall hold instead of what is read from the graph: kind, description, features,
         predictions, outputs, quality, parity. Whatever is set there wins.
     inputs: rows to try the graph on, each with all inputs as the graph takes them; without it they are made.
+    answers: what the source of the graph answered to the inputs, by the output's name, one after the other on axis 0:
+        the graph is compared with it.
     lengths: the lengths of open axes in made inputs, by the axis's name in the graph or by "input.axis"; 8 by default.
     ranges: the least and the greatest number in made inputs, by the input's name; by default integers are 0 to 9 and
         floats spread around 0 with a deviation of 1.
@@ -62,6 +67,7 @@ class Wrapping:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     manifest: manifest_pb2.Manifest | None = None
     inputs: Sequence[Arrays] = ()
+    answers: Arrays = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     together: Together = "exact"
@@ -117,10 +123,13 @@ def wrap_onnx(
     rows = [dict(row) for row in wrapping.inputs] or _made_rows(session, wrapping)
     _check_rows(session, rows)
     answers = [_run_twice(session, row) for row in rows]
+    parity = _parity(session, wrapping, answers)
     batchable, why = _trial(session, rows, answers, wrapping)
     notes.append(f"servers {'may run requests together' if batchable else 'run requests one by one'}: {why}")
     manifest = _manifest(session, wrapping, {zip_map.tensor: zip_map.classes for zip_map in zip_maps.values()})
     manifest.batching.batchable = batchable
+    if parity is not None:
+        manifest.parity.CopyFrom(parity)
     if manifest.HasField("parity"):
         manifest.parity.batched_equals_single = batchable
     if manifest.kind == model_pb2.MODEL_KIND_TABULAR:
@@ -131,6 +140,17 @@ def wrap_onnx(
         directory, model=serialized, manifest=manifest, golden=golden, extra_files=files, replace=replace_existing
     )
     return Wrapped(directory, manifest, tuple(session.inputs.values()), tuple(session.outputs.values()), tuple(notes))
+
+
+def split_rows(model: Path, arrays: Arrays) -> tuple[list[dict[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """Arrays of rows, of a graph's inputs and perhaps of its outputs, as Wrapping's inputs and answers."""
+    inputs = {value.name for value in _parse(_read(model)).graph.input}
+    given = {name: array for name, array in arrays.items() if name in inputs}
+    lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if not given or len(lengths) != 1 or 0 in lengths:
+        raise SourceError("rows: expected arrays of the same number of rows, at least one, and one for each input")
+    rows = [{name: array[row : row + 1] for name, array in given.items()} for row in range(*lengths)]
+    return rows, {name: array for name, array in arrays.items() if name not in inputs}
 
 
 def _read(path: Path) -> bytes:
@@ -245,6 +265,21 @@ def _same(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
     return first.tobytes() == second.tobytes()
 
 
+def _parity(session: Session, wrapping: Wrapping, alone: Sequence[Arrays]) -> model_pb2.ParityRecord | None:
+    if not wrapping.answers:
+        return None
+    if not wrapping.inputs:
+        raise SourceError("answers: they are to inputs, and there are none")
+    got = {}
+    for name, wanted in wrapping.answers.items():
+        if name not in session.outputs:
+            raise SourceError(f"answers: the graph has no output {name!r}; it has {sorted(session.outputs)}")
+        got[name] = np.concatenate([np.atleast_1d(answer[name]) for answer in alone])
+        if wanted.dtype != got[name].dtype:
+            raise SourceError(f"answers: {name!r}: expected {got[name].dtype}, got {wanted.dtype}")
+    return compare_arrays(wrapping.answers, got, Limits(wrapping.absolute_limit, wrapping.relative_limit))
+
+
 def _trial(session: Session, rows: Sequence[Arrays], alone: Sequence[Arrays], wrapping: Wrapping) -> tuple[bool, str]:
     """Whether rows may share a run, joined on axis 0, and why. They are tried in several numbers."""
     if wrapping.together == "never":
@@ -260,23 +295,28 @@ def _trial(session: Session, rows: Sequence[Arrays], alone: Sequence[Arrays], wr
     if len(alike) < 2:
         return False, "no two of the inputs have the same shape, so that it could not be tried"
     limits = Limits(wrapping.absolute_limit, wrapping.relative_limit)
-    largest = 0.0
-    for size in sorted({2, 3, len(alike)}):
-        chosen = alike[:size]
+    each = sum(array.nbytes for array in (*rows[alike[0]].values(), *alone[alike[0]].values()))
+    largest, tried = 0.0, 0
+    for size in _SIZES:
+        if tried and size * each > _TRIAL_BYTES:
+            break
+        # The same rows again and again: it is their number that may change how a sum is made.
+        chosen = [alike[place % len(alike)] for place in range(size)]
         try:
             together = session.run({name: np.concatenate([rows[row][name] for row in chosen]) for name in rows[0]})
         except ConversionError as error:
-            return False, f"{len(chosen)} rows together fail: {error}"
+            return False, f"{size} rows together fail: {error}"
+        tried = size
         for name, array in together.items():
             expected = np.concatenate([alone[row][name] for row in chosen])
             if _same(array, expected):
                 continue
             difference = _difference(array, expected, limits)
             if difference is None:
-                return False, f"output {name!r} of {len(chosen)} rows together is not that of each alone"
+                return False, f"output {name!r} of {size} rows together is not that of each alone"
             largest = max(largest, difference)
     if largest == 0.0:
-        return True, f"{len(alike)} rows together gave the bits that each gave alone"
+        return True, f"2 to {tried} rows together gave the bits that each gave alone"
     if wrapping.together == "exact":
         return (
             False,
@@ -339,7 +379,9 @@ def _golden(
     golden = golden_pb2.GoldenSet(
         absolute_tolerance=wrapping.absolute_limit, relative_tolerance=wrapping.relative_limit
     )
-    chosen = list(itertools.islice(zip(rows, answers, strict=True), max(_CASES, len(wrapping.inputs))))
+    most = _GIVEN_CASES if wrapping.inputs else _CASES
+    spread = np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int).tolist()
+    chosen = [(rows[row], answers[row]) for row in spread]
     if manifest.kind == model_pb2.MODEL_KIND_TABULAR:
         for row, answer in chosen:
             case = golden.cases.add()

@@ -76,7 +76,7 @@ def test_columns_and_classes_by_name(tmp_path: Path) -> None:
         "--classes", "y=one,two,three", "--description", "Twice as much.",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "may run requests together: 16 rows together gave the bits that each gave alone" in done.output
+    assert "may run requests together: 2 to 256 rows together gave the bits that each gave alone" in done.output
     manifest = read_package(tmp_path / "models" / "m" / "1").manifest
     assert [(item.feature.name, item.column) for item in manifest.features] == [("a", 0), ("b", 1), ("c", 2)]
     assert [(item.prediction.name, item.index) for item in manifest.predictions] == [
@@ -178,6 +178,53 @@ def test_inputs_that_are_given(tmp_path: Path) -> None:
         wrong = call("wrap", tmp_path / "m.onnx", tmp_path / "models" / "m", "--inputs", tmp_path / f"{name}.npz")
         assert wrong.exit_code == 1
         assert message in wrong.stderr
+
+
+def test_rows_with_the_sources_answers(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(doubled())
+    rows = np.random.default_rng(0).standard_normal((30, 3)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", x=rows, y=rows * 2)
+    done = call("wrap", tmp_path / "m.onnx", tmp_path / "models" / "m", "--rows", tmp_path / "rows.npz")
+    assert done.exit_code == 0, done.output
+    assert "parity: 30 rows, largest difference 0 (0 ULP)" in done.output
+    package = read_package(tmp_path / "models" / "m" / "1")
+    assert package.manifest.parity.rows == 30
+    assert package.manifest.parity.batched_equals_single
+    # Sixteen of the rows alone, and some together.
+    assert len(package.golden.cases) == 17
+    for arrays, message in (
+        ({"x": rows, "y": rows * 2.1}, "does not answer like its source on"),
+        ({"x": rows, "z": rows}, "the graph has no output 'z'; it has ['y']"),
+        ({"x": rows, "y": (rows * 2).astype(np.float64)}, "expected float32, got float64"),
+        ({"x": rows, "y": rows[:1]}, "arrays of the same number of rows"),
+        ({"y": rows}, "one for each input"),
+    ):
+        np.savez(tmp_path / "rows.npz", **arrays)
+        wrong = call("wrap", tmp_path / "m.onnx", tmp_path / "models" / "m", "--rows", tmp_path / "rows.npz")
+        assert wrong.exit_code == 1
+        assert message in wrong.stderr
+    both = call(
+        "wrap",
+        tmp_path / "m.onnx",
+        tmp_path / "m",
+        *["--rows", tmp_path / "rows.npz", "--inputs"],
+        tmp_path / "rows.npz",
+    )
+    assert both.exit_code == 2
+    assert "exclude each other" in both.stderr
+
+
+def test_what_keras_writes(tmp_path: Path) -> None:
+    """tests/data/keras holds an export that Keras made, and what the model itself answered."""
+    data = Path(__file__).parent / "data" / "keras"
+    done = call(
+        "wrap", data / "model.onnx", tmp_path / "models" / "k", "--kind", "tabular", "--rows", data / "rows.npz"
+    )
+    assert done.exit_code == 0, done.output
+    manifest = verify_package(tmp_path / "models" / "k" / "1").package.manifest
+    assert manifest.parity.rows == 40
+    assert 0 < manifest.parity.max_absolute_error < 1e-6
+    assert [(item.feature.name, list(item.feature.shape)) for item in manifest.features] == [("pixels", [64])]
 
 
 def test_zip_maps_are_taken_off(tmp_path: Path) -> None:
