@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+from sklearn.multiclass import OneVsOneClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier, RegressorChain
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
@@ -111,7 +112,43 @@ def _threshold(graph: Nodes) -> None:
     graph.give(1, scores)
 
 
+def _one_vs_one(graph: Nodes) -> None:
+    """Votes of all pairs of classes; what the pairs' confidences add decides ties."""
+    estimator = graph.estimator
+    count = len(estimator.classes_)
+    pairs = [(first, second) for first in range(count) for second in range(first + 1, count)]
+    if estimator.pairwise_indices_ is not None:
+        raise NotImplementedError("OneVsOneClassifier of precomputed kernels cannot be exported")
+    labels, values = [], []
+    for member in estimator.estimators_:
+        label, numbers = graph.inside(member, ("label", "numbers"), raw_scores=hasattr(member, "decision_function"))
+        labels.append(graph.cast(graph.op("Reshape", label, _COLUMN), DOUBLE))
+        values.append(graph.gather(graph.cast(numbers, DOUBLE), [-1]))
+    second_wins = graph.op("Concat", *labels, axis=1)
+    confidence = graph.op("Concat", *values, axis=1)
+    firsts, seconds = np.zeros((len(pairs), count)), np.zeros((len(pairs), count))
+    for index, (first, second) in enumerate(pairs):
+        firsts[index, first] = seconds[index, second] = 1
+    votes = graph.op(
+        "Add",
+        graph.op("MatMul", graph.op("Sub", 1.0, second_wins), firsts),
+        graph.op("MatMul", second_wins, seconds),
+    )
+    total = graph.op("MatMul", confidence, seconds - firsts)
+    least = graph.op("Mul", graph.op("Add", graph.op("Abs", total), 1.0), 3.0)
+    decision = graph.op("Add", votes, graph.op("Div", total, least))
+    if count == 2:
+        decision = graph.gather(decision, [1])
+        limit = 0.0 if hasattr(estimator.estimators_[0], "decision_function") else 0.5
+        chosen = graph.cast(graph.op("Squeeze", graph.op("Greater", decision, limit), np.array([1])), INT64)
+    else:
+        chosen = graph.op("ArgMax", decision, axis=1, keepdims=0)
+    graph.give_label(chosen, estimator.classes_)
+    graph.give(1, decision)
+
+
 CONVERTERS = [
+    Own(OneVsOneClassifier, ("label", "numbers"), _one_vs_one),
     Own(MultiOutputClassifier, ("label", "numbers"), _multi_output_classifier),
     Own(ClassifierChain, ("label", "numbers"), _classifier_chain),
     Own(RegressorChain, ("numbers",), _regressor_chain),

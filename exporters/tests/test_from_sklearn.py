@@ -56,7 +56,7 @@ from sklearn.linear_model import (
 )
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV, TunedThresholdClassifierCV
-from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier, RegressorChain
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, LocalOutlierFactor
@@ -254,6 +254,14 @@ def test_transformers(tmp_path: Path, estimator: Any, rows: Any) -> None:
         (SGDClassifier(loss="modified_huber", random_state=0), TWO),
         (SGDClassifier(loss="modified_huber", random_state=0), THREE),
         (SGDClassifier(loss="log_loss", random_state=0), THREE),
+        (OneVsOneClassifier(LogisticRegression()), np.array(["a", "b", "c"])[THREE]),
+        (OneVsOneClassifier(LogisticRegression()), TWO),
+        (OneVsOneClassifier(GaussianNB()), THREE),
+        (CalibratedClassifierCV(LogisticRegression(), method="isotonic", cv=2), THREE),
+        (CalibratedClassifierCV(GaussianNB(), method="isotonic", cv=2), TWO),
+        (CalibratedClassifierCV(LogisticRegression(), method="temperature", cv=2), TWO),
+        (CalibratedClassifierCV(GaussianNB(), method="temperature", cv=2), THREE),
+        (CalibratedClassifierCV(make_pipeline(StandardScaler(), LinearSVC()), cv=2), TWO),
         (KNeighborsClassifier(weights="distance", metric="manhattan"), THREE),
         (KNeighborsRegressor(weights="distance"), SCORE),
         (KNeighborsRegressor(weights="distance", p=3), np.stack([SCORE, -SCORE], axis=1)),
