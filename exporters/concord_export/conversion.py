@@ -148,6 +148,9 @@ def _options(estimator: Any) -> dict[int, dict[str, Any]]:
     final = estimator
     while isinstance(final, Pipeline) or hasattr(final, "best_estimator_"):
         final = final.steps[-1][1] if isinstance(final, Pipeline) else final.best_estimator_
+    if isinstance(final, str):
+        # The pipeline ends with "passthrough".
+        return {}
     alias = sklearn_operator_name_map.get(type(final))
     options: dict[int, dict[str, Any]] = {}
     if is_classifier(final) and alias is not None:

@@ -10,11 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from skl2onnx._parse import _parse_sklearn
-from skl2onnx._supported_operators import sklearn_operator_name_map
-from skl2onnx.common._registration import get_converter
-from skl2onnx.common.data_types import DoubleTensorType, StringTensorType, guess_proto_type
-from sklearn.base import is_classifier
+from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
 
 from concord_export import (
     boosting,
@@ -25,6 +21,7 @@ from concord_export import (
     neighbours,
     networks,
     outliers,
+    pipelines,
     preprocessing,
     targets,
     texts,
@@ -94,33 +91,6 @@ def _voting_classifier(original: Converter) -> Converter:
     return convert
 
 
-def _pipeline(original: Converter) -> Converter:
-    """A pipeline inside another estimator; skl2onnx sets options that not every step has."""
-
-    def convert(scope: Any, operator: Any, container: Any) -> None:
-        variables = operator.inputs
-        for _, step in operator.raw_operator.steps:
-            if step is None or isinstance(step, str):
-                continue
-            alias = sklearn_operator_name_map.get(type(step))
-            if (
-                is_classifier(step)
-                and alias is not None
-                and "zipmap" in (get_converter(alias).get_allowed_options() or {})
-            ):
-                for holder in (scope, container):
-                    holder.add_options(id(step), {"zipmap": False})
-            variables = _parse_sklearn(scope, step, variables)
-        nodes = Nodes(scope, operator, container)
-        for index, (variable, output) in enumerate(zip(variables, operator.outputs, strict=True)):
-            if isinstance(output.type, type(variable.type)):
-                nodes.give_as_is(index, variable.full_name)
-            else:
-                nodes.node("Cast", [variable.full_name], output.full_name, to=guess_proto_type(output.type))
-
-    return convert
-
-
 def _instead(own: Converter) -> Callable[[Converter], Converter]:
     return lambda original: own
 
@@ -128,7 +98,7 @@ def _instead(own: Converter) -> Callable[[Converter], Converter]:
 _REPLACEMENTS: dict[str, Callable[[Converter], Converter]] = {
     **{alias: _instead(own) for alias, own in trees.REPLACEMENTS.items()},
     **linear.REPLACEMENTS,
-    "SklearnPipeline": _pipeline,
+    "SklearnPipeline": pipelines.convert_pipeline,
     "SklearnSimpleImputer": _simple_imputer,
     "SklearnVotingClassifier": _voting_classifier,
 }
@@ -162,4 +132,5 @@ def own_converters(settings: Settings) -> Iterator[None]:
 
         own += from_xgboost.CONVERTERS
     with installed(own, _REPLACEMENTS, settings):
+        pipelines.install()
         yield

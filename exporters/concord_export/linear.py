@@ -12,6 +12,7 @@ from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.random_projection import SparseRandomProjection
 
 from concord_export.nodes import INT64, Nodes
+from concord_export.pipelines import Projection
 from concord_export.registry import Converter, Own
 
 __all__ = ["CONVERTERS", "REPLACEMENTS"]
@@ -131,7 +132,7 @@ CONVERTERS = [
     Own(LinearDiscriminantAnalysis, ("label", "numbers"), _discriminant),
     Own(DummyClassifier, ("label", "numbers"), _dummy_classifier),
     Own(DummyRegressor, ("numbers",), _dummy_regressor),
-    *(Own(kind, ("numbers",), _affine) for kind in (FactorAnalysis, FastICA, SparseRandomProjection)),
+    *(Own(kind, ("numbers",), _affine) for kind in (FactorAnalysis, FastICA, SparseRandomProjection, Projection)),
 ]
 
 REPLACEMENTS = {

@@ -2,7 +2,7 @@
 """How near exports are to their sources: every kind of model that can be exported, on real data.
 
     python -m concord_export.survey            a table on the terminal
-    python -m concord_export.survey --markdown for the docs
+    python -m concord_export.survey --markdown for the docs; with --summary one line for each group
 
 Each is fitted on a data set that scikit-learn brings, exported, and verified. Exit code 1 if one fails.
 """
@@ -490,8 +490,9 @@ def _boosting() -> Iterator[Case]:
 
 @click.command()
 @click.option("--markdown", is_flag=True, help="Print a Markdown table.")
+@click.option("--summary", is_flag=True, help="One line for each group.")
 @click.argument("names", nargs=-1)
-def main(markdown: bool, names: tuple[str, ...]) -> None:
+def main(markdown: bool, summary: bool, names: tuple[str, ...]) -> None:
     """Export every kind of model and print how near each export is to its source; of those that hold NAMES."""
     chosen = [case for case in cases() if not names or any(name in f"{case.group} {case.name}" for name in names)]
     progress = Console(stderr=True)
@@ -500,7 +501,9 @@ def main(markdown: bool, names: tuple[str, ...]) -> None:
         shown = track(chosen, "exporting", console=progress, disable=not progress.is_terminal, transient=True)
         for index, case in enumerate(shown):
             outcomes.append(run(case, Path(folder) / str(index)))
-    if markdown:
+    if summary:
+        _print_summary(outcomes)
+    elif markdown:
         _print_markdown(outcomes)
     else:
         _print_table(outcomes)
@@ -540,6 +543,23 @@ def _print_markdown(outcomes: Iterable[Outcome]) -> None:
             group = outcome.case.group
             click.echo(f"\n**{group}**\n\n| {' | '.join(_HEAD)} |\n|{'---|' * len(_HEAD)}")
         click.echo("| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(outcome)) + " |")
+
+
+def _print_summary(outcomes: Iterable[Outcome]) -> None:
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.case.group, []).append(outcome)
+    click.echo(
+        "| group | models | rows | largest error | as the source in 32 bits | labels equal |\n|---|---|---|---|---|---|"
+    )
+    for group, members in groups.items():
+        labels = sum(outcome.labels for outcome in members)
+        same = sum(outcome.ulp_error == 0 and not outcome.failure for outcome in members)
+        click.echo(
+            f"| {group} | {len(members)} | {sum(outcome.rows for outcome in members)} "
+            f"| {max(outcome.absolute_error for outcome in members):.1e} | {same} of {len(members)} "
+            f"| {f'{labels} of {labels}' if labels else '-'} |"
+        )
 
 
 def _print_table(outcomes: Iterable[Outcome]) -> None:

@@ -40,7 +40,7 @@ from sklearn.ensemble import (
 )
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.feature_selection import VarianceThreshold
+from sklearn.feature_selection import RFE, VarianceThreshold
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.impute import IterativeImputer, MissingIndicator, SimpleImputer
 from sklearn.kernel_approximation import Nystroem, RBFSampler
@@ -288,6 +288,28 @@ def test_what_skl2onnx_gets_wrong_or_does_not_know(tmp_path: Path, estimator: An
     rows[:, 4] = np.arange(len(rows)) % 7
     report = export_sklearn(estimator.fit(rows, target), rows, tmp_path / "m" / "1")
     assert report.precision == "double"
+    assert report.parity.max_absolute_error < 1e-5
+    assert verify_package(report.directory).golden_cases == 8
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        make_pipeline("passthrough", StandardScaler(), LogisticRegression()),
+        make_pipeline(StandardScaler(), RFE(LogisticRegression(), n_features_to_select=2), GaussianNB()),
+        make_pipeline(StandardScaler(), RFE(LogisticRegression(), n_features_to_select=2)),
+        make_pipeline(StandardScaler(), KMeans(3, n_init=1, random_state=0), LogisticRegression()),
+        make_pipeline(LinearDiscriminantAnalysis(), KNeighborsClassifier()),
+        make_pipeline(make_pipeline(StandardScaler()), make_pipeline(PCA(2), LogisticRegression())),
+        VotingClassifier([("a", make_pipeline(StandardScaler(), LinearSVC())), ("b", LogisticRegression())]),
+        OneVsRestClassifier(make_pipeline(StandardScaler(), LogisticRegression())),
+        GridSearchCV(make_pipeline(StandardScaler(), SVC()), {"svc__C": [1, 10]}, cv=2),
+    ],
+    ids=lambda value: re.sub(r"\s+", "", str(value))[:70],
+)
+def test_pipelines_of_all_sorts(tmp_path: Path, estimator: Any) -> None:
+    rows = ROWS / [1, 10, 100, 1, 1]
+    report = export_sklearn(estimator.fit(rows, THREE), rows, tmp_path / "m" / "1")
     assert report.parity.max_absolute_error < 1e-5
     assert verify_package(report.directory).golden_cases == 8
 
