@@ -23,7 +23,24 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from concord_client.command.program import program
 
-    program(prog_name="concord")
+    code: object = 0
+    try:
+        program(prog_name="concord")
+    except SystemExit as end:
+        code = end.code
+    if isinstance(code, int) and code != 0:
+        # Python would wait for threads that still wait for an answer; nothing is lost with them.
+        _flush()
+        os._exit(code)
+    sys.exit(code)  # type: ignore[arg-type]
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue  # nobody reads any more
 
 
 if __name__ == "__main__":

@@ -85,32 +85,34 @@ class Bulk:
         """
         waiting: deque[tuple[list[Row], int | None, Future[list[Outcome]]]] = deque()
         complete = False
-        with ThreadPoolExecutor(self._in_flight, thread_name_prefix="concord") as pool:
-            try:
-                broken: FailedError | None = None
-                chunks = self._chunks(rows)
-                while True:
-                    try:
-                        chunk = next(chunks)
-                    except StopIteration:
-                        break
-                    except FailedError as error:
-                        broken = error
-                        break
-                    waiting.append((chunk, position(), pool.submit(self._ask, chunk)))
-                    while len(waiting) >= self._in_flight:
-                        yield self._first(waiting)
-                while waiting:
+        pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="concord")
+        try:
+            broken: FailedError | None = None
+            chunks = self._chunks(rows)
+            while True:
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    break
+                except FailedError as error:
+                    broken = error
+                    break
+                waiting.append((chunk, position(), pool.submit(self._ask, chunk)))
+                while len(waiting) >= self._in_flight:
                     yield self._first(waiting)
-                if broken is not None:
-                    raise broken
-                complete = True
-            finally:
-                if not complete:
-                    self._ending.set()
-                    for _, _, future in waiting:
-                        future.cancel()
-                    self._client.close()
+            while waiting:
+                yield self._first(waiting)
+            if broken is not None:
+                raise broken
+            complete = True
+        finally:
+            if not complete:
+                self._ending.set()
+                for _, _, future in waiting:
+                    future.cancel()
+                self._client.close()
+            # A call that began while the client closed may go on to its deadline: who ends early does not wait for it.
+            pool.shutdown(wait=complete, cancel_futures=True)
 
     def _first(self, waiting: deque[tuple[list[Row], int | None, Future[list[Outcome]]]]) -> Answered:
         rows, position, future = waiting.popleft()
