@@ -257,6 +257,11 @@ def torch(function: str, target: Path, replace: bool) -> None:
     show_default=True,
     help="When requests may share a run: where rows together give the same bits as alone, or the same numbers.",
 )
+@click.option(
+    "--allow-integer-division",
+    is_flag=True,
+    help="Integers may be divided by inputs, if your servers are set to admit it.",
+)
 @click.option("--absolute-limit", type=click.FloatRange(min=0), default=1e-5, show_default=True)
 @click.option("--relative-limit", type=click.FloatRange(min=0), default=1e-6, show_default=True)
 @click.option("--replace", is_flag=True, help="Put the package in the place of a version that is there.")
@@ -273,6 +278,7 @@ def wrap(
     length: tuple[str, ...],
     ranges: tuple[str, ...],
     together: Any,
+    allow_integer_division: bool,
     absolute_limit: float,
     relative_limit: float,
     replace: bool,
@@ -304,6 +310,7 @@ def wrap(
             lengths={name: _whole(text, "--length") for name, text in _pairs(length, "--length")},
             ranges={name: _span(text) for name, text in _pairs(ranges, "--range")},
             together=together,
+            integer_division=allow_integer_division,
             absolute_limit=absolute_limit,
             relative_limit=relative_limit,
         )

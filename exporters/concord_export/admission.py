@@ -10,9 +10,14 @@ from concord_export.errors import ConversionError
 __all__ = ["check_admission"]
 
 
-def check_admission(serialized: bytes, external_files: frozenset[str] = frozenset()) -> None:
-    """Raises ConversionError if servers would refuse the graph. `external_files` may hold its tensors' data."""
+def check_admission(
+    serialized: bytes, external_files: frozenset[str] = frozenset(), *, integer_division: bool = False
+) -> None:
+    """Raises ConversionError if servers would refuse the graph. `external_files` may hold its tensors' data.
+
+    `integer_division` is for servers that run with allow_integer_division.
+    """
     try:
-        check(serialized, external_files=external_files)
+        check(serialized, external_files=external_files, integer_division=integer_division)
     except Refused as error:
         raise ConversionError(f"servers would refuse the graph: {error}") from None

@@ -88,7 +88,7 @@ def convert(
         raise ConversionError(f"no converter knows {missing[1] if missing else type(estimator).__name__}") from error
     except Exception as error:
         # The converter raises whatever its many authors found fit.
-        raise ConversionError(f"{type(estimator).__name__} has no ONNX graph in {precision}s: {error}") from error
+        raise ConversionError(f"{type(estimator).__name__} has no ONNX graph: {error}") from error
 
 
 def _by_position(estimator: Any) -> Any:

@@ -59,6 +59,7 @@ class Wrapping:
         floats spread around 0 with a deviation of 1.
     together: when requests may share a run: "exact" where rows together give the bits that each gives alone,
         "within-limits" where they give the same numbers within the limits, "never".
+    integer_division: whether integers may be divided by what goes in; only servers with allow_integer_division take it.
     """
 
     kind: str = "tensor"
@@ -71,6 +72,7 @@ class Wrapping:
     lengths: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     together: Together = "exact"
+    integer_division: bool = False
     quality: Sequence[Metric] = ()
     absolute_limit: float = 1e-5
     relative_limit: float = 1e-6
@@ -117,7 +119,7 @@ def wrap_onnx(
                 f"output {name!r} was a list of maps (ZipMap), which cannot be served; it is now {zip_map.tensor!r}, "
                 f"a tensor of {len(zip_map.classes)} numbers for each row"
             )
-    check_admission(serialized, frozenset(files))
+    check_admission(serialized, frozenset(files), integer_division=wrapping.integer_division)
     session = _session(serialized, files, model)
 
     rows = [dict(row) for row in wrapping.inputs] or _made_rows(session, wrapping)

@@ -356,6 +356,19 @@ def test_wrong_use(tmp_path: Path, arguments: list[str], message: str) -> None:
     assert message in result.stderr
 
 
+def test_integer_division_by_request(tmp_path: Path) -> None:
+    divided = graph(
+        [helper.make_node("Div", ["x", "y"], ["z"])],
+        [value("x", TensorProto.INT64, "rows"), value("y", TensorProto.INT64, "rows")],
+        [value("z", TensorProto.INT64, "rows")],
+    )
+    (tmp_path / "m.onnx").write_bytes(divided.SerializeToString())
+    arguments = ["wrap", tmp_path / "m.onnx", tmp_path / "models" / "m", "--range", "y=1:9"]
+    assert "allow_integer_division admits it" in call(*arguments).stderr
+    assert call(*arguments, "--allow-integer-division").exit_code == 0
+    assert verify_package(tmp_path / "models" / "m" / "1").golden_cases == 4
+
+
 def test_a_version_that_is_there(tmp_path: Path) -> None:
     wrap_onnx(doubled(), tmp_path / "m" / "1")
     with pytest.raises(PackageExistsError):
