@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from concord_export import __version__
 from concord_export.errors import ExportError, SourceError
 from concord_export.package import check_model_id, check_version, next_version, read_package
+from concord_export.progress import terminal_progress
 
 if TYPE_CHECKING:
     from concord_export.source import Source
@@ -84,7 +84,7 @@ def sklearn(
 def _export(source: Source, directory: Path, *, replace: bool, precision: Any = None) -> None:
     from concord_export.from_sklearn import export_source
 
-    with _reported(), _progress() as progress:
+    with _reported(), terminal_progress() as progress:
         report = export_source(
             source,
             directory,
@@ -212,8 +212,8 @@ def torch(function: str, target: Path, replace: bool) -> None:
     from concord_export.from_torch import TorchSource, export_torch
 
     source = _load_source(function, TorchSource)
-    with _reported():
-        made = export_torch(source, directory, replace_existing=replace)
+    with _reported(), terminal_progress() as progress:
+        made = export_torch(source, directory, replace_existing=replace, progress=progress)
     _print_wrapped(made)
 
 
@@ -314,7 +314,8 @@ def wrap(
             absolute_limit=absolute_limit,
             relative_limit=relative_limit,
         )
-        made = wrap_onnx(model, directory, wrapping, replace_existing=replace)
+        with terminal_progress() as progress:
+            made = wrap_onnx(model, directory, wrapping, replace_existing=replace, progress=progress)
     _print_wrapped(made)
 
 
@@ -454,18 +455,6 @@ def _reported() -> Iterator[None]:
     except (ExportError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("starting", total=1)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from concord_export.golden import FEATURE_TYPES, feature_value, golden_set
 from concord_export.limits import Limits
 from concord_export.members import members_of
 from concord_export.package import check_model_id, check_version, write_package
-from concord_export.parity import Progress, Trial, compare, make_trial
+from concord_export.parity import Trial, compare, make_trial
+from concord_export.progress import Progress
 from concord_export.runtime import Session
 from concord_export.source import Feature, Metric, Source
 from concord_export.texts import lowers_beyond_ascii

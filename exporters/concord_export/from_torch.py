@@ -19,6 +19,7 @@ from concord_proto.modelpackage.v1 import manifest_pb2
 
 from concord_export.errors import ConversionError, SourceError
 from concord_export.notes import without_notes
+from concord_export.progress import Progress
 from concord_export.source import Metric
 from concord_export.wrapping import Together, Wrapped, Wrapping, wrap_onnx
 
@@ -54,7 +55,9 @@ class TorchSource:
     relative_limit: float = 1e-6
 
 
-def export_torch(source: TorchSource, directory: Path | str, *, replace_existing: bool = False) -> Wrapped:
+def export_torch(
+    source: TorchSource, directory: Path | str, *, replace_existing: bool = False, progress: Progress | None = None
+) -> Wrapped:
     """Writes the package of a module to `<repository>/<model id>/<version>`.
 
     Nothing is written unless the graph answers like the module on all rows. Raises SourceError, ConversionError,
@@ -82,7 +85,10 @@ def export_torch(source: TorchSource, directory: Path | str, *, replace_existing
         absolute_limit=source.absolute_limit,
         relative_limit=source.relative_limit,
     )
-    return wrap_onnx(_convert(module, rows, source), directory, wrapping, replace_existing=replace_existing)
+    if progress is not None:
+        progress("converting", 0, 1)
+    model = _convert(module, rows, source)
+    return wrap_onnx(model, directory, wrapping, replace_existing=replace_existing, progress=progress)
 
 
 def _count(rows: Mapping[str, npt.NDArray[Any]]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from concord_export.columns import Columns
 from concord_export.errors import ParityError, SourceError
 from concord_export.limits import Limits, ulp_distance
 from concord_export.members import members_of
+from concord_export.progress import Progress
 from concord_export.runtime import Session
 from concord_export.trees import floor_to_float32, split_thresholds
 
@@ -29,9 +30,6 @@ _MADE_AT_LEAST = 200
 _BATCH = 4096
 # As many rows are run together, too: how many there are may change how a sum is made.
 _SIZES = (2, 3, 5, 8, 17, 64, 256)
-
-Progress = Callable[[str, int, int], None]
-"""Told what is under way, how much of it is done, and how much it is."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from concord_export.comparison import compare_arrays
 from concord_export.errors import ConversionError, PackageExistsError, SourceError
 from concord_export.limits import Limits
 from concord_export.package import check_model_id, check_version, write_package
+from concord_export.progress import Progress, followed
 from concord_export.runtime import Session, TensorInfo, is_float
 from concord_export.source import Metric
 from concord_export.tensors import write_tensor
@@ -91,7 +92,12 @@ class Wrapped:
 
 
 def wrap_onnx(
-    model: Path | bytes, directory: Path | str, wrapping: Wrapping | None = None, *, replace_existing: bool = False
+    model: Path | bytes,
+    directory: Path | str,
+    wrapping: Wrapping | None = None,
+    *,
+    replace_existing: bool = False,
+    progress: Progress | None = None,
 ) -> Wrapped:
     """Writes the package of an ONNX graph, given as a file or as bytes, to `<repository>/<model id>/<version>`.
 
@@ -124,9 +130,9 @@ def wrap_onnx(
 
     rows = [dict(row) for row in wrapping.inputs] or _made_rows(session, wrapping)
     _check_rows(session, rows)
-    answers = [_run_twice(session, row) for row in rows]
+    answers = [_run_twice(session, row) for row in followed(rows, "running rows one by one", progress)]
     parity = _parity(session, wrapping, answers)
-    batchable, why = _trial(session, rows, answers, wrapping)
+    batchable, why = _trial(session, rows, answers, wrapping, progress)
     notes.append(f"servers {'may run requests together' if batchable else 'run requests one by one'}: {why}")
     manifest = _manifest(session, wrapping, {zip_map.tensor: zip_map.classes for zip_map in zip_maps.values()})
     manifest.batching.batchable = batchable
@@ -282,7 +288,13 @@ def _parity(session: Session, wrapping: Wrapping, alone: Sequence[Arrays]) -> mo
     return compare_arrays(wrapping.answers, got, Limits(wrapping.absolute_limit, wrapping.relative_limit))
 
 
-def _trial(session: Session, rows: Sequence[Arrays], alone: Sequence[Arrays], wrapping: Wrapping) -> tuple[bool, str]:
+def _trial(
+    session: Session,
+    rows: Sequence[Arrays],
+    alone: Sequence[Arrays],
+    wrapping: Wrapping,
+    progress: Progress | None,
+) -> tuple[bool, str]:
     """Whether rows may share a run, joined on axis 0, and why. They are tried in several numbers."""
     if wrapping.together == "never":
         return False, "as you said"
@@ -299,7 +311,7 @@ def _trial(session: Session, rows: Sequence[Arrays], alone: Sequence[Arrays], wr
     limits = Limits(wrapping.absolute_limit, wrapping.relative_limit)
     each = sum(array.nbytes for array in (*rows[alike[0]].values(), *alone[alike[0]].values()))
     largest, tried = 0.0, 0
-    for size in _SIZES:
+    for size in followed(_SIZES, "running rows together", progress):
         if tried and size * each > _TRIAL_BYTES:
             break
         # The same rows again and again: it is their number that may change how a sum is made.

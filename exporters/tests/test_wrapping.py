@@ -332,6 +332,7 @@ def test_rows_that_differ_in_their_last_bits(tmp_path: Path, monkeypatch: pytest
             "servers would refuse the graph: .*Div",
         ),
     ],
+    ids=lambda item: item[:40] if isinstance(item, str) else "",
 )
 def test_what_cannot_be_wrapped_says_why(
     tmp_path: Path, model: bytes, wrapping: Wrapping, error: type[Exception], message: str

