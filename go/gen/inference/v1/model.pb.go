@@ -25,6 +25,120 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// BatchingPolicy is how requests come to executions.
+type BatchingPolicy int32
+
+const (
+	// Not set.
+	BatchingPolicy_BATCHING_POLICY_UNSPECIFIED BatchingPolicy = 0
+	// Each request runs at once where it was received, without a queue: for models of microseconds.
+	BatchingPolicy_BATCHING_POLICY_INLINE BatchingPolicy = 1
+	// Each request runs alone, in order of arrival, on the next free executor: for models that gain nothing from batches.
+	BatchingPolicy_BATCHING_POLICY_DIRECT BatchingPolicy = 2
+	// A free executor takes at once all requests that wait and fit together.
+	BatchingPolicy_BATCHING_POLICY_ADAPTIVE BatchingPolicy = 3
+)
+
+// Enum value maps for BatchingPolicy.
+var (
+	BatchingPolicy_name = map[int32]string{
+		0: "BATCHING_POLICY_UNSPECIFIED",
+		1: "BATCHING_POLICY_INLINE",
+		2: "BATCHING_POLICY_DIRECT",
+		3: "BATCHING_POLICY_ADAPTIVE",
+	}
+	BatchingPolicy_value = map[string]int32{
+		"BATCHING_POLICY_UNSPECIFIED": 0,
+		"BATCHING_POLICY_INLINE":      1,
+		"BATCHING_POLICY_DIRECT":      2,
+		"BATCHING_POLICY_ADAPTIVE":    3,
+	}
+)
+
+func (x BatchingPolicy) Enum() *BatchingPolicy {
+	p := new(BatchingPolicy)
+	*p = x
+	return p
+}
+
+func (x BatchingPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BatchingPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_inference_v1_model_proto_enumTypes[0].Descriptor()
+}
+
+func (BatchingPolicy) Type() protoreflect.EnumType {
+	return &file_inference_v1_model_proto_enumTypes[0]
+}
+
+func (x BatchingPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BatchingPolicy.Descriptor instead.
+func (BatchingPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{0}
+}
+
+// PolicySource is who chose a policy.
+type PolicySource int32
+
+const (
+	// Not set.
+	PolicySource_POLICY_SOURCE_UNSPECIFIED PolicySource = 0
+	// The server, from its measurements.
+	PolicySource_POLICY_SOURCE_MEASURED PolicySource = 1
+	// The model's manifest.
+	PolicySource_POLICY_SOURCE_MANIFEST PolicySource = 2
+	// The server's configuration.
+	PolicySource_POLICY_SOURCE_CONFIGURATION PolicySource = 3
+)
+
+// Enum value maps for PolicySource.
+var (
+	PolicySource_name = map[int32]string{
+		0: "POLICY_SOURCE_UNSPECIFIED",
+		1: "POLICY_SOURCE_MEASURED",
+		2: "POLICY_SOURCE_MANIFEST",
+		3: "POLICY_SOURCE_CONFIGURATION",
+	}
+	PolicySource_value = map[string]int32{
+		"POLICY_SOURCE_UNSPECIFIED":   0,
+		"POLICY_SOURCE_MEASURED":      1,
+		"POLICY_SOURCE_MANIFEST":      2,
+		"POLICY_SOURCE_CONFIGURATION": 3,
+	}
+)
+
+func (x PolicySource) Enum() *PolicySource {
+	p := new(PolicySource)
+	*p = x
+	return p
+}
+
+func (x PolicySource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PolicySource) Descriptor() protoreflect.EnumDescriptor {
+	return file_inference_v1_model_proto_enumTypes[1].Descriptor()
+}
+
+func (PolicySource) Type() protoreflect.EnumType {
+	return &file_inference_v1_model_proto_enumTypes[1]
+}
+
+func (x PolicySource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PolicySource.Descriptor instead.
+func (PolicySource) EnumDescriptor() ([]byte, []int) {
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{1}
+}
+
 // ModelState is the state of one version.
 type ModelState int32
 
@@ -70,11 +184,11 @@ func (x ModelState) String() string {
 }
 
 func (ModelState) Descriptor() protoreflect.EnumDescriptor {
-	return file_inference_v1_model_proto_enumTypes[0].Descriptor()
+	return file_inference_v1_model_proto_enumTypes[2].Descriptor()
 }
 
 func (ModelState) Type() protoreflect.EnumType {
-	return &file_inference_v1_model_proto_enumTypes[0]
+	return &file_inference_v1_model_proto_enumTypes[2]
 }
 
 func (x ModelState) Number() protoreflect.EnumNumber {
@@ -83,7 +197,7 @@ func (x ModelState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ModelState.Descriptor instead.
 func (ModelState) EnumDescriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{0}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{2}
 }
 
 // ModelKind is what a model takes and gives.
@@ -131,11 +245,11 @@ func (x ModelKind) String() string {
 }
 
 func (ModelKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_inference_v1_model_proto_enumTypes[1].Descriptor()
+	return file_inference_v1_model_proto_enumTypes[3].Descriptor()
 }
 
 func (ModelKind) Type() protoreflect.EnumType {
-	return &file_inference_v1_model_proto_enumTypes[1]
+	return &file_inference_v1_model_proto_enumTypes[3]
 }
 
 func (x ModelKind) Number() protoreflect.EnumNumber {
@@ -144,7 +258,7 @@ func (x ModelKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ModelKind.Descriptor instead.
 func (ModelKind) EnumDescriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{1}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{3}
 }
 
 // FeatureType is the type of a feature's elements. Which kind of FeatureValue belongs to a type, FeatureValue tells.
@@ -196,11 +310,11 @@ func (x FeatureType) String() string {
 }
 
 func (FeatureType) Descriptor() protoreflect.EnumDescriptor {
-	return file_inference_v1_model_proto_enumTypes[2].Descriptor()
+	return file_inference_v1_model_proto_enumTypes[4].Descriptor()
 }
 
 func (FeatureType) Type() protoreflect.EnumType {
-	return &file_inference_v1_model_proto_enumTypes[2]
+	return &file_inference_v1_model_proto_enumTypes[4]
 }
 
 func (x FeatureType) Number() protoreflect.EnumNumber {
@@ -209,7 +323,7 @@ func (x FeatureType) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FeatureType.Descriptor instead.
 func (FeatureType) EnumDescriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{2}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{4}
 }
 
 // Model is what the catalog tells of one model id.
@@ -320,7 +434,9 @@ type ModelVersion struct {
 	// When the version became ready.
 	ReadyTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=ready_time,json=readyTime,proto3" json:"ready_time,omitempty"`
 	// How good the source model is on rows that it was not fitted on, as its author measured; may be empty.
-	Quality       []*Metric `protobuf:"bytes,16,rep,name=quality,proto3" json:"quality,omitempty"`
+	Quality []*Metric `protobuf:"bytes,16,rep,name=quality,proto3" json:"quality,omitempty"`
+	// How this server runs the version; set in state READY.
+	Execution     *Execution `protobuf:"bytes,17,opt,name=execution,proto3" json:"execution,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -467,6 +583,196 @@ func (x *ModelVersion) GetQuality() []*Metric {
 	return nil
 }
 
+func (x *ModelVersion) GetExecution() *Execution {
+	if x != nil {
+		return x.Execution
+	}
+	return nil
+}
+
+// Execution is how a server runs a version of a model.
+type Execution struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How requests come to executions.
+	Policy BatchingPolicy `protobuf:"varint,1,opt,name=policy,proto3,enum=inference.v1.BatchingPolicy" json:"policy,omitempty"`
+	// Who chose the policy.
+	Source PolicySource `protobuf:"varint,2,opt,name=source,proto3,enum=inference.v1.PolicySource" json:"source,omitempty"`
+	// Executions at once, at least 1.
+	Executors int32 `protobuf:"varint,3,opt,name=executors,proto3" json:"executors,omitempty"`
+	// Most rows of several requests in one execution, at least 1; 1 where requests are not joined.
+	MaxBatchRows int32 `protobuf:"varint,4,opt,name=max_batch_rows,json=maxBatchRows,proto3" json:"max_batch_rows,omitempty"`
+	// How long an execution waits for more rows while it is not full, in milliseconds.
+	MaxDelayMs int32 `protobuf:"varint,5,opt,name=max_delay_ms,json=maxDelayMs,proto3" json:"max_delay_ms,omitempty"`
+	// Most rows that wait.
+	MaxQueueRows int32 `protobuf:"varint,6,opt,name=max_queue_rows,json=maxQueueRows,proto3" json:"max_queue_rows,omitempty"`
+	// Where it runs: "cpu" or "cuda:N".
+	Device string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`
+	// Nodes of the graph that run on the CPU although the device is a GPU; 0 on the CPU.
+	CpuNodes int32 `protobuf:"varint,8,opt,name=cpu_nodes,json=cpuNodes,proto3" json:"cpu_nodes,omitempty"`
+	// What one execution took at load, by rows in ascending order; empty where nothing could be measured.
+	Measurements []*Measurement `protobuf:"bytes,9,rep,name=measurements,proto3" json:"measurements,omitempty"`
+	// Why the version's requests never share an execution although its manifest says that they may; empty where they do, or where the
+	// manifest does not say so.
+	UnbatchableReason string `protobuf:"bytes,10,opt,name=unbatchable_reason,json=unbatchableReason,proto3" json:"unbatchable_reason,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Execution) Reset() {
+	*x = Execution{}
+	mi := &file_inference_v1_model_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Execution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Execution) ProtoMessage() {}
+
+func (x *Execution) ProtoReflect() protoreflect.Message {
+	mi := &file_inference_v1_model_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Execution.ProtoReflect.Descriptor instead.
+func (*Execution) Descriptor() ([]byte, []int) {
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Execution) GetPolicy() BatchingPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return BatchingPolicy_BATCHING_POLICY_UNSPECIFIED
+}
+
+func (x *Execution) GetSource() PolicySource {
+	if x != nil {
+		return x.Source
+	}
+	return PolicySource_POLICY_SOURCE_UNSPECIFIED
+}
+
+func (x *Execution) GetExecutors() int32 {
+	if x != nil {
+		return x.Executors
+	}
+	return 0
+}
+
+func (x *Execution) GetMaxBatchRows() int32 {
+	if x != nil {
+		return x.MaxBatchRows
+	}
+	return 0
+}
+
+func (x *Execution) GetMaxDelayMs() int32 {
+	if x != nil {
+		return x.MaxDelayMs
+	}
+	return 0
+}
+
+func (x *Execution) GetMaxQueueRows() int32 {
+	if x != nil {
+		return x.MaxQueueRows
+	}
+	return 0
+}
+
+func (x *Execution) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *Execution) GetCpuNodes() int32 {
+	if x != nil {
+		return x.CpuNodes
+	}
+	return 0
+}
+
+func (x *Execution) GetMeasurements() []*Measurement {
+	if x != nil {
+		return x.Measurements
+	}
+	return nil
+}
+
+func (x *Execution) GetUnbatchableReason() string {
+	if x != nil {
+		return x.UnbatchableReason
+	}
+	return ""
+}
+
+// Measurement is what one execution took at load.
+type Measurement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rows in the execution.
+	Rows int32 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	// The median time, in microseconds.
+	Microseconds  float64 `protobuf:"fixed64,2,opt,name=microseconds,proto3" json:"microseconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Measurement) Reset() {
+	*x = Measurement{}
+	mi := &file_inference_v1_model_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Measurement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Measurement) ProtoMessage() {}
+
+func (x *Measurement) ProtoReflect() protoreflect.Message {
+	mi := &file_inference_v1_model_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Measurement.ProtoReflect.Descriptor instead.
+func (*Measurement) Descriptor() ([]byte, []int) {
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Measurement) GetRows() int32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Measurement) GetMicroseconds() float64 {
+	if x != nil {
+		return x.Microseconds
+	}
+	return 0
+}
+
 // Metric is one measure of a model's quality.
 type Metric struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -482,7 +788,7 @@ type Metric struct {
 
 func (x *Metric) Reset() {
 	*x = Metric{}
-	mi := &file_inference_v1_model_proto_msgTypes[2]
+	mi := &file_inference_v1_model_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +800,7 @@ func (x *Metric) String() string {
 func (*Metric) ProtoMessage() {}
 
 func (x *Metric) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[2]
+	mi := &file_inference_v1_model_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +813,7 @@ func (x *Metric) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metric.ProtoReflect.Descriptor instead.
 func (*Metric) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{2}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Metric) GetName() string {
@@ -553,7 +859,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_inference_v1_model_proto_msgTypes[3]
+	mi := &file_inference_v1_model_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -565,7 +871,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[3]
+	mi := &file_inference_v1_model_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -578,7 +884,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{3}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Feature) GetName() string {
@@ -636,7 +942,7 @@ type Prediction struct {
 
 func (x *Prediction) Reset() {
 	*x = Prediction{}
-	mi := &file_inference_v1_model_proto_msgTypes[4]
+	mi := &file_inference_v1_model_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +954,7 @@ func (x *Prediction) String() string {
 func (*Prediction) ProtoMessage() {}
 
 func (x *Prediction) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[4]
+	mi := &file_inference_v1_model_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +967,7 @@ func (x *Prediction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prediction.ProtoReflect.Descriptor instead.
 func (*Prediction) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{4}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Prediction) GetName() string {
@@ -695,7 +1001,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_inference_v1_model_proto_msgTypes[5]
+	mi := &file_inference_v1_model_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1013,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[5]
+	mi := &file_inference_v1_model_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +1026,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{5}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Output) GetName() string {
@@ -766,7 +1072,7 @@ type TensorSpec struct {
 
 func (x *TensorSpec) Reset() {
 	*x = TensorSpec{}
-	mi := &file_inference_v1_model_proto_msgTypes[6]
+	mi := &file_inference_v1_model_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -778,7 +1084,7 @@ func (x *TensorSpec) String() string {
 func (*TensorSpec) ProtoMessage() {}
 
 func (x *TensorSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[6]
+	mi := &file_inference_v1_model_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -791,7 +1097,7 @@ func (x *TensorSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorSpec.ProtoReflect.Descriptor instead.
 func (*TensorSpec) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{6}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TensorSpec) GetName() string {
@@ -839,7 +1145,7 @@ type ParityRecord struct {
 
 func (x *ParityRecord) Reset() {
 	*x = ParityRecord{}
-	mi := &file_inference_v1_model_proto_msgTypes[7]
+	mi := &file_inference_v1_model_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1157,7 @@ func (x *ParityRecord) String() string {
 func (*ParityRecord) ProtoMessage() {}
 
 func (x *ParityRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_inference_v1_model_proto_msgTypes[7]
+	mi := &file_inference_v1_model_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1170,7 @@ func (x *ParityRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParityRecord.ProtoReflect.Descriptor instead.
 func (*ParityRecord) Descriptor() ([]byte, []int) {
-	return file_inference_v1_model_proto_rawDescGZIP(), []int{7}
+	return file_inference_v1_model_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ParityRecord) GetRows() int64 {
@@ -928,7 +1234,7 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\bversions\x18\x04 \x03(\v2\x1a.inference.v1.ModelVersionR\bversions\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa6\x06\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.inference.v1.ModelStateR\x05state\x12(\n" +
@@ -947,7 +1253,24 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\x0emax_batch_rows\x18\x0e \x01(\x05R\fmaxBatchRows\x129\n" +
 	"\n" +
 	"ready_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\treadyTime\x12.\n" +
-	"\aquality\x18\x10 \x03(\v2\x14.inference.v1.MetricR\aquality\"F\n" +
+	"\aquality\x18\x10 \x03(\v2\x14.inference.v1.MetricR\aquality\x125\n" +
+	"\texecution\x18\x11 \x01(\v2\x17.inference.v1.ExecutionR\texecution\"\xa4\x03\n" +
+	"\tExecution\x124\n" +
+	"\x06policy\x18\x01 \x01(\x0e2\x1c.inference.v1.BatchingPolicyR\x06policy\x122\n" +
+	"\x06source\x18\x02 \x01(\x0e2\x1a.inference.v1.PolicySourceR\x06source\x12\x1c\n" +
+	"\texecutors\x18\x03 \x01(\x05R\texecutors\x12$\n" +
+	"\x0emax_batch_rows\x18\x04 \x01(\x05R\fmaxBatchRows\x12 \n" +
+	"\fmax_delay_ms\x18\x05 \x01(\x05R\n" +
+	"maxDelayMs\x12$\n" +
+	"\x0emax_queue_rows\x18\x06 \x01(\x05R\fmaxQueueRows\x12\x16\n" +
+	"\x06device\x18\a \x01(\tR\x06device\x12\x1b\n" +
+	"\tcpu_nodes\x18\b \x01(\x05R\bcpuNodes\x12=\n" +
+	"\fmeasurements\x18\t \x03(\v2\x19.inference.v1.MeasurementR\fmeasurements\x12-\n" +
+	"\x12unbatchable_reason\x18\n" +
+	" \x01(\tR\x11unbatchableReason\"E\n" +
+	"\vMeasurement\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\x05R\x04rows\x12\"\n" +
+	"\fmicroseconds\x18\x02 \x01(\x01R\fmicroseconds\"F\n" +
 	"\x06Metric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n" +
@@ -980,7 +1303,17 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\x0eabsolute_limit\x18\x04 \x01(\x01R\rabsoluteLimit\x12%\n" +
 	"\x0erelative_limit\x18\x05 \x01(\x01R\rrelativeLimit\x12'\n" +
 	"\x0flabels_compared\x18\x06 \x01(\x03R\x0elabelsCompared\x122\n" +
-	"\x15batched_equals_single\x18\a \x01(\bR\x13batchedEqualsSingle*\x8b\x01\n" +
+	"\x15batched_equals_single\x18\a \x01(\bR\x13batchedEqualsSingle*\x87\x01\n" +
+	"\x0eBatchingPolicy\x12\x1f\n" +
+	"\x1bBATCHING_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16BATCHING_POLICY_INLINE\x10\x01\x12\x1a\n" +
+	"\x16BATCHING_POLICY_DIRECT\x10\x02\x12\x1c\n" +
+	"\x18BATCHING_POLICY_ADAPTIVE\x10\x03*\x86\x01\n" +
+	"\fPolicySource\x12\x1d\n" +
+	"\x19POLICY_SOURCE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16POLICY_SOURCE_MEASURED\x10\x01\x12\x1a\n" +
+	"\x16POLICY_SOURCE_MANIFEST\x10\x02\x12\x1f\n" +
+	"\x1bPOLICY_SOURCE_CONFIGURATION\x10\x03*\x8b\x01\n" +
 	"\n" +
 	"ModelState\x12\x1b\n" +
 	"\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -1014,49 +1347,57 @@ func file_inference_v1_model_proto_rawDescGZIP() []byte {
 	return file_inference_v1_model_proto_rawDescData
 }
 
-var file_inference_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_inference_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_inference_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_inference_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_inference_v1_model_proto_goTypes = []any{
-	(ModelState)(0),               // 0: inference.v1.ModelState
-	(ModelKind)(0),                // 1: inference.v1.ModelKind
-	(FeatureType)(0),              // 2: inference.v1.FeatureType
-	(*Model)(nil),                 // 3: inference.v1.Model
-	(*ModelVersion)(nil),          // 4: inference.v1.ModelVersion
-	(*Metric)(nil),                // 5: inference.v1.Metric
-	(*Feature)(nil),               // 6: inference.v1.Feature
-	(*Prediction)(nil),            // 7: inference.v1.Prediction
-	(*Output)(nil),                // 8: inference.v1.Output
-	(*TensorSpec)(nil),            // 9: inference.v1.TensorSpec
-	(*ParityRecord)(nil),          // 10: inference.v1.ParityRecord
-	nil,                           // 11: inference.v1.Model.LabelsEntry
-	(*status.Status)(nil),         // 12: google.rpc.Status
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*FeatureValue)(nil),          // 14: inference.v1.FeatureValue
-	(DataType)(0),                 // 15: inference.v1.DataType
+	(BatchingPolicy)(0),           // 0: inference.v1.BatchingPolicy
+	(PolicySource)(0),             // 1: inference.v1.PolicySource
+	(ModelState)(0),               // 2: inference.v1.ModelState
+	(ModelKind)(0),                // 3: inference.v1.ModelKind
+	(FeatureType)(0),              // 4: inference.v1.FeatureType
+	(*Model)(nil),                 // 5: inference.v1.Model
+	(*ModelVersion)(nil),          // 6: inference.v1.ModelVersion
+	(*Execution)(nil),             // 7: inference.v1.Execution
+	(*Measurement)(nil),           // 8: inference.v1.Measurement
+	(*Metric)(nil),                // 9: inference.v1.Metric
+	(*Feature)(nil),               // 10: inference.v1.Feature
+	(*Prediction)(nil),            // 11: inference.v1.Prediction
+	(*Output)(nil),                // 12: inference.v1.Output
+	(*TensorSpec)(nil),            // 13: inference.v1.TensorSpec
+	(*ParityRecord)(nil),          // 14: inference.v1.ParityRecord
+	nil,                           // 15: inference.v1.Model.LabelsEntry
+	(*status.Status)(nil),         // 16: google.rpc.Status
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*FeatureValue)(nil),          // 18: inference.v1.FeatureValue
+	(DataType)(0),                 // 19: inference.v1.DataType
 }
 var file_inference_v1_model_proto_depIdxs = []int32{
-	11, // 0: inference.v1.Model.labels:type_name -> inference.v1.Model.LabelsEntry
-	4,  // 1: inference.v1.Model.versions:type_name -> inference.v1.ModelVersion
-	0,  // 2: inference.v1.ModelVersion.state:type_name -> inference.v1.ModelState
-	12, // 3: inference.v1.ModelVersion.error:type_name -> google.rpc.Status
-	1,  // 4: inference.v1.ModelVersion.kind:type_name -> inference.v1.ModelKind
-	6,  // 5: inference.v1.ModelVersion.features:type_name -> inference.v1.Feature
-	7,  // 6: inference.v1.ModelVersion.predictions:type_name -> inference.v1.Prediction
-	8,  // 7: inference.v1.ModelVersion.outputs:type_name -> inference.v1.Output
-	9,  // 8: inference.v1.ModelVersion.input_tensors:type_name -> inference.v1.TensorSpec
-	9,  // 9: inference.v1.ModelVersion.output_tensors:type_name -> inference.v1.TensorSpec
-	10, // 10: inference.v1.ModelVersion.parity:type_name -> inference.v1.ParityRecord
-	13, // 11: inference.v1.ModelVersion.ready_time:type_name -> google.protobuf.Timestamp
-	5,  // 12: inference.v1.ModelVersion.quality:type_name -> inference.v1.Metric
-	2,  // 13: inference.v1.Feature.type:type_name -> inference.v1.FeatureType
-	14, // 14: inference.v1.Feature.default_value:type_name -> inference.v1.FeatureValue
-	2,  // 15: inference.v1.Output.type:type_name -> inference.v1.FeatureType
-	15, // 16: inference.v1.TensorSpec.dtype:type_name -> inference.v1.DataType
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 0: inference.v1.Model.labels:type_name -> inference.v1.Model.LabelsEntry
+	6,  // 1: inference.v1.Model.versions:type_name -> inference.v1.ModelVersion
+	2,  // 2: inference.v1.ModelVersion.state:type_name -> inference.v1.ModelState
+	16, // 3: inference.v1.ModelVersion.error:type_name -> google.rpc.Status
+	3,  // 4: inference.v1.ModelVersion.kind:type_name -> inference.v1.ModelKind
+	10, // 5: inference.v1.ModelVersion.features:type_name -> inference.v1.Feature
+	11, // 6: inference.v1.ModelVersion.predictions:type_name -> inference.v1.Prediction
+	12, // 7: inference.v1.ModelVersion.outputs:type_name -> inference.v1.Output
+	13, // 8: inference.v1.ModelVersion.input_tensors:type_name -> inference.v1.TensorSpec
+	13, // 9: inference.v1.ModelVersion.output_tensors:type_name -> inference.v1.TensorSpec
+	14, // 10: inference.v1.ModelVersion.parity:type_name -> inference.v1.ParityRecord
+	17, // 11: inference.v1.ModelVersion.ready_time:type_name -> google.protobuf.Timestamp
+	9,  // 12: inference.v1.ModelVersion.quality:type_name -> inference.v1.Metric
+	7,  // 13: inference.v1.ModelVersion.execution:type_name -> inference.v1.Execution
+	0,  // 14: inference.v1.Execution.policy:type_name -> inference.v1.BatchingPolicy
+	1,  // 15: inference.v1.Execution.source:type_name -> inference.v1.PolicySource
+	8,  // 16: inference.v1.Execution.measurements:type_name -> inference.v1.Measurement
+	4,  // 17: inference.v1.Feature.type:type_name -> inference.v1.FeatureType
+	18, // 18: inference.v1.Feature.default_value:type_name -> inference.v1.FeatureValue
+	4,  // 19: inference.v1.Output.type:type_name -> inference.v1.FeatureType
+	19, // 20: inference.v1.TensorSpec.dtype:type_name -> inference.v1.DataType
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_inference_v1_model_proto_init() }
@@ -1071,8 +1412,8 @@ func file_inference_v1_model_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_inference_v1_model_proto_rawDesc), len(file_inference_v1_model_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   9,
+			NumEnums:      5,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

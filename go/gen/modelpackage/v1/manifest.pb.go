@@ -435,7 +435,9 @@ type Batching struct {
 	// Whether axis 0 of every input and output is the batch axis, and a row's answer does not depend on the others.
 	Batchable bool `protobuf:"varint,1,opt,name=batchable,proto3" json:"batchable,omitempty"`
 	// Most rows in one execution, at least 0; 0 is the server's own limit.
-	MaxBatchRows  int32 `protobuf:"varint,2,opt,name=max_batch_rows,json=maxBatchRows,proto3" json:"max_batch_rows,omitempty"`
+	MaxBatchRows int32 `protobuf:"varint,2,opt,name=max_batch_rows,json=maxBatchRows,proto3" json:"max_batch_rows,omitempty"`
+	// How the author wants requests run; unset leaves it to the server, which measures. ADAPTIVE where batchable is not set is refused.
+	Policy        v1.BatchingPolicy `protobuf:"varint,3,opt,name=policy,proto3,enum=inference.v1.BatchingPolicy" json:"policy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +486,13 @@ func (x *Batching) GetMaxBatchRows() int32 {
 	return 0
 }
 
+func (x *Batching) GetPolicy() v1.BatchingPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return v1.BatchingPolicy(0)
+}
+
 var File_modelpackage_v1_manifest_proto protoreflect.FileDescriptor
 
 const file_modelpackage_v1_manifest_proto_rawDesc = "" +
@@ -528,10 +537,11 @@ const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"N\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\x84\x01\n" +
 	"\bBatching\x12\x1c\n" +
 	"\tbatchable\x18\x01 \x01(\bR\tbatchable\x12$\n" +
-	"\x0emax_batch_rows\x18\x02 \x01(\x05R\fmaxBatchRowsBLZJgithub.com/concord-inference/concord/go/gen/modelpackage/v1;modelpackagev1b\x06proto3"
+	"\x0emax_batch_rows\x18\x02 \x01(\x05R\fmaxBatchRows\x124\n" +
+	"\x06policy\x18\x03 \x01(\x0e2\x1c.inference.v1.BatchingPolicyR\x06policyBLZJgithub.com/concord-inference/concord/go/gen/modelpackage/v1;modelpackagev1b\x06proto3"
 
 var (
 	file_modelpackage_v1_manifest_proto_rawDescOnce sync.Once
@@ -561,6 +571,7 @@ var file_modelpackage_v1_manifest_proto_goTypes = []any{
 	(*v1.Feature)(nil),        // 11: inference.v1.Feature
 	(*v1.Prediction)(nil),     // 12: inference.v1.Prediction
 	(*v1.Output)(nil),         // 13: inference.v1.Output
+	(v1.BatchingPolicy)(0),    // 14: inference.v1.BatchingPolicy
 }
 var file_modelpackage_v1_manifest_proto_depIdxs = []int32{
 	8,  // 0: modelpackage.v1.Manifest.kind:type_name -> inference.v1.ModelKind
@@ -576,11 +587,12 @@ var file_modelpackage_v1_manifest_proto_depIdxs = []int32{
 	11, // 10: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
 	12, // 11: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
 	13, // 12: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 13: modelpackage.v1.Batching.policy:type_name -> inference.v1.BatchingPolicy
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_modelpackage_v1_manifest_proto_init() }

@@ -80,8 +80,42 @@ type ServerConfig struct {
 	// Largest address space that a trial load maps for one model, in bytes, beyond what the process has before it, at least 256 MiB
 	// (268435456). Default 17179869184 (16 GiB).
 	AdmissionMemoryBytes *int64 `protobuf:"varint,22,opt,name=admission_memory_bytes,json=admissionMemoryBytes,proto3,oneof" json:"admission_memory_bytes,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// Where models run: "cpu" (default) or "cuda:N", the N-th GPU from 0. A GPU that is asked for and not there ends the server at start;
+	// nothing falls back to the CPU silently.
+	Device string `protobuf:"bytes,23,opt,name=device,proto3" json:"device,omitempty"`
+	// Processes of the Python server that share the gRPC address, 1 to 64. Default 1. The Go server uses all processors in one process and
+	// accepts 1 only.
+	Processes *int32 `protobuf:"varint,24,opt,name=processes,proto3,oneof" json:"processes,omitempty"`
+	// How requests of a model that says nothing itself are run: "auto" (default), "inline", "direct" or "adaptive", as BatchingPolicy of the
+	// catalog tells. "auto" measures each model at load and chooses.
+	Batching string `protobuf:"bytes,25,opt,name=batching,proto3" json:"batching,omitempty"`
+	// Most rows that different requests bring into one execution, 1 to 1024. Default 64. A manifest's max_batch_rows may lower it.
+	MaxBatchRows *int32 `protobuf:"varint,26,opt,name=max_batch_rows,json=maxBatchRows,proto3,oneof" json:"max_batch_rows,omitempty"`
+	// How long an execution waits for more rows while it is not full, in milliseconds, 0 to 1000. Default 0: nobody waits; up to 5 helps
+	// a GPU.
+	MaxDelayMs *int32 `protobuf:"varint,27,opt,name=max_delay_ms,json=maxDelayMs,proto3,oneof" json:"max_delay_ms,omitempty"`
+	// Most rows that wait for one version of a model, at least 1. Default 1024. A request that finds no room is RESOURCE_EXHAUSTED at once.
+	MaxQueueRows *int32 `protobuf:"varint,28,opt,name=max_queue_rows,json=maxQueueRows,proto3,oneof" json:"max_queue_rows,omitempty"`
+	// Executions of one version at once, 1 to 256. Default: chosen with the policy.
+	Executors *int32 `protobuf:"varint,29,opt,name=executors,proto3,oneof" json:"executors,omitempty"`
+	// Longest time of one request in milliseconds, at least 1: requests without a deadline, or with a later one, get this. Default 300000.
+	MaxRequestMs *int32 `protobuf:"varint,30,opt,name=max_request_ms,json=maxRequestMs,proto3,oneof" json:"max_request_ms,omitempty"`
+	// Age at which a gRPC connection is told to go (GOAWAY; what runs on it finishes within drain_grace_ms), in milliseconds, at least 0,
+	// spread by up to a tenth, so that clients come back to new servers too. 0 is never. Default 1800000 (30 minutes).
+	MaxConnectionAgeMs *int32 `protobuf:"varint,31,opt,name=max_connection_age_ms,json=maxConnectionAgeMs,proto3,oneof" json:"max_connection_age_ms,omitempty"`
+	// Most calls at once on one connection, at least 1. Default 1024.
+	MaxConcurrentStreams *int32 `protobuf:"varint,32,opt,name=max_concurrent_streams,json=maxConcurrentStreams,proto3,oneof" json:"max_concurrent_streams,omitempty"`
+	// Largest headers of a call, in bytes, at least 4096. Default 65536.
+	MaxHeaderBytes *int32 `protobuf:"varint,33,opt,name=max_header_bytes,json=maxHeaderBytes,proto3,oneof" json:"max_header_bytes,omitempty"`
+	// Largest outputs of one execution for one request, in bytes, at least 1024. Default: max_message_bytes.
+	MaxOutputBytes *int64 `protobuf:"varint,34,opt,name=max_output_bytes,json=maxOutputBytes,proto3,oneof" json:"max_output_bytes,omitempty"`
+	// Share of requests that a log line is written for, in parts of a million, 0 to 1000000. Default 0: none. A request whose traceparent is
+	// marked as sampled is logged whenever this is not 0.
+	RequestLogPpm *int32 `protobuf:"varint,35,opt,name=request_log_ppm,json=requestLogPpm,proto3,oneof" json:"request_log_ppm,omitempty"`
+	// Settings of single models by model id, over the server's own and the manifest's. Only in a file, no flag.
+	ModelSettings map[string]*ModelSettings `protobuf:"bytes,36,rep,name=model_settings,json=modelSettings,proto3" json:"model_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServerConfig) Reset() {
@@ -268,11 +302,201 @@ func (x *ServerConfig) GetAdmissionMemoryBytes() int64 {
 	return 0
 }
 
+func (x *ServerConfig) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *ServerConfig) GetProcesses() int32 {
+	if x != nil && x.Processes != nil {
+		return *x.Processes
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetBatching() string {
+	if x != nil {
+		return x.Batching
+	}
+	return ""
+}
+
+func (x *ServerConfig) GetMaxBatchRows() int32 {
+	if x != nil && x.MaxBatchRows != nil {
+		return *x.MaxBatchRows
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxDelayMs() int32 {
+	if x != nil && x.MaxDelayMs != nil {
+		return *x.MaxDelayMs
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxQueueRows() int32 {
+	if x != nil && x.MaxQueueRows != nil {
+		return *x.MaxQueueRows
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetExecutors() int32 {
+	if x != nil && x.Executors != nil {
+		return *x.Executors
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxRequestMs() int32 {
+	if x != nil && x.MaxRequestMs != nil {
+		return *x.MaxRequestMs
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxConnectionAgeMs() int32 {
+	if x != nil && x.MaxConnectionAgeMs != nil {
+		return *x.MaxConnectionAgeMs
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxConcurrentStreams() int32 {
+	if x != nil && x.MaxConcurrentStreams != nil {
+		return *x.MaxConcurrentStreams
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxHeaderBytes() int32 {
+	if x != nil && x.MaxHeaderBytes != nil {
+		return *x.MaxHeaderBytes
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxOutputBytes() int64 {
+	if x != nil && x.MaxOutputBytes != nil {
+		return *x.MaxOutputBytes
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetRequestLogPpm() int32 {
+	if x != nil && x.RequestLogPpm != nil {
+		return *x.RequestLogPpm
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetModelSettings() map[string]*ModelSettings {
+	if x != nil {
+		return x.ModelSettings
+	}
+	return nil
+}
+
+// ModelSettings are settings of one model, all its versions. Fields that are not set leave the server's own settings. Ranges are those of
+// ServerConfig's fields of the same names.
+type ModelSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See ServerConfig.batching.
+	Batching string `protobuf:"bytes,1,opt,name=batching,proto3" json:"batching,omitempty"`
+	// See ServerConfig.max_batch_rows.
+	MaxBatchRows *int32 `protobuf:"varint,2,opt,name=max_batch_rows,json=maxBatchRows,proto3,oneof" json:"max_batch_rows,omitempty"`
+	// See ServerConfig.max_delay_ms.
+	MaxDelayMs *int32 `protobuf:"varint,3,opt,name=max_delay_ms,json=maxDelayMs,proto3,oneof" json:"max_delay_ms,omitempty"`
+	// See ServerConfig.max_queue_rows.
+	MaxQueueRows *int32 `protobuf:"varint,4,opt,name=max_queue_rows,json=maxQueueRows,proto3,oneof" json:"max_queue_rows,omitempty"`
+	// See ServerConfig.executors.
+	Executors *int32 `protobuf:"varint,5,opt,name=executors,proto3,oneof" json:"executors,omitempty"`
+	// See ServerConfig.intra_op_threads. Applies to versions loaded from then on.
+	IntraOpThreads *int32 `protobuf:"varint,6,opt,name=intra_op_threads,json=intraOpThreads,proto3,oneof" json:"intra_op_threads,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ModelSettings) Reset() {
+	*x = ModelSettings{}
+	mi := &file_serverconfig_v1_server_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelSettings) ProtoMessage() {}
+
+func (x *ModelSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_serverconfig_v1_server_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelSettings.ProtoReflect.Descriptor instead.
+func (*ModelSettings) Descriptor() ([]byte, []int) {
+	return file_serverconfig_v1_server_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ModelSettings) GetBatching() string {
+	if x != nil {
+		return x.Batching
+	}
+	return ""
+}
+
+func (x *ModelSettings) GetMaxBatchRows() int32 {
+	if x != nil && x.MaxBatchRows != nil {
+		return *x.MaxBatchRows
+	}
+	return 0
+}
+
+func (x *ModelSettings) GetMaxDelayMs() int32 {
+	if x != nil && x.MaxDelayMs != nil {
+		return *x.MaxDelayMs
+	}
+	return 0
+}
+
+func (x *ModelSettings) GetMaxQueueRows() int32 {
+	if x != nil && x.MaxQueueRows != nil {
+		return *x.MaxQueueRows
+	}
+	return 0
+}
+
+func (x *ModelSettings) GetExecutors() int32 {
+	if x != nil && x.Executors != nil {
+		return *x.Executors
+	}
+	return 0
+}
+
+func (x *ModelSettings) GetIntraOpThreads() int32 {
+	if x != nil && x.IntraOpThreads != nil {
+		return *x.IntraOpThreads
+	}
+	return 0
+}
+
 var File_serverconfig_v1_server_config_proto protoreflect.FileDescriptor
 
 const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\n" +
-	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\xdb\b\n" +
+	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\x8f\x10\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06models\x18\x01 \x01(\tR\x06models\x12\x1b\n" +
 	"\x06listen\x18\x02 \x01(\tH\x00R\x06listen\x88\x01\x01\x12\x17\n" +
@@ -299,7 +523,25 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x0fadmission_cache\x18\x14 \x01(\tH\tR\x0eadmissionCache\x88\x01\x01\x125\n" +
 	"\x14admission_timeout_ms\x18\x15 \x01(\x05H\n" +
 	"R\x12admissionTimeoutMs\x88\x01\x01\x129\n" +
-	"\x16admission_memory_bytes\x18\x16 \x01(\x03H\vR\x14admissionMemoryBytes\x88\x01\x01B\t\n" +
+	"\x16admission_memory_bytes\x18\x16 \x01(\x03H\vR\x14admissionMemoryBytes\x88\x01\x01\x12\x16\n" +
+	"\x06device\x18\x17 \x01(\tR\x06device\x12!\n" +
+	"\tprocesses\x18\x18 \x01(\x05H\fR\tprocesses\x88\x01\x01\x12\x1a\n" +
+	"\bbatching\x18\x19 \x01(\tR\bbatching\x12)\n" +
+	"\x0emax_batch_rows\x18\x1a \x01(\x05H\rR\fmaxBatchRows\x88\x01\x01\x12%\n" +
+	"\fmax_delay_ms\x18\x1b \x01(\x05H\x0eR\n" +
+	"maxDelayMs\x88\x01\x01\x12)\n" +
+	"\x0emax_queue_rows\x18\x1c \x01(\x05H\x0fR\fmaxQueueRows\x88\x01\x01\x12!\n" +
+	"\texecutors\x18\x1d \x01(\x05H\x10R\texecutors\x88\x01\x01\x12)\n" +
+	"\x0emax_request_ms\x18\x1e \x01(\x05H\x11R\fmaxRequestMs\x88\x01\x01\x126\n" +
+	"\x15max_connection_age_ms\x18\x1f \x01(\x05H\x12R\x12maxConnectionAgeMs\x88\x01\x01\x129\n" +
+	"\x16max_concurrent_streams\x18  \x01(\x05H\x13R\x14maxConcurrentStreams\x88\x01\x01\x12-\n" +
+	"\x10max_header_bytes\x18! \x01(\x05H\x14R\x0emaxHeaderBytes\x88\x01\x01\x12-\n" +
+	"\x10max_output_bytes\x18\" \x01(\x03H\x15R\x0emaxOutputBytes\x88\x01\x01\x12+\n" +
+	"\x0frequest_log_ppm\x18# \x01(\x05H\x16R\rrequestLogPpm\x88\x01\x01\x12W\n" +
+	"\x0emodel_settings\x18$ \x03(\v20.serverconfig.v1.ServerConfig.ModelSettingsEntryR\rmodelSettings\x1a`\n" +
+	"\x12ModelSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
+	"\x05value\x18\x02 \x01(\v2\x1e.serverconfig.v1.ModelSettingsR\x05value:\x028\x01B\t\n" +
 	"\a_listenB\a\n" +
 	"\x05_httpB\r\n" +
 	"\v_reflectionB\x14\n" +
@@ -311,7 +553,34 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x13_repository_poll_msB\x12\n" +
 	"\x10_admission_cacheB\x17\n" +
 	"\x15_admission_timeout_msB\x19\n" +
-	"\x17_admission_memory_bytesBLZJgithub.com/concord-inference/concord/go/gen/serverconfig/v1;serverconfigv1b\x06proto3"
+	"\x17_admission_memory_bytesB\f\n" +
+	"\n" +
+	"_processesB\x11\n" +
+	"\x0f_max_batch_rowsB\x0f\n" +
+	"\r_max_delay_msB\x11\n" +
+	"\x0f_max_queue_rowsB\f\n" +
+	"\n" +
+	"_executorsB\x11\n" +
+	"\x0f_max_request_msB\x18\n" +
+	"\x16_max_connection_age_msB\x19\n" +
+	"\x17_max_concurrent_streamsB\x13\n" +
+	"\x11_max_header_bytesB\x13\n" +
+	"\x11_max_output_bytesB\x12\n" +
+	"\x10_request_log_ppm\"\xd4\x02\n" +
+	"\rModelSettings\x12\x1a\n" +
+	"\bbatching\x18\x01 \x01(\tR\bbatching\x12)\n" +
+	"\x0emax_batch_rows\x18\x02 \x01(\x05H\x00R\fmaxBatchRows\x88\x01\x01\x12%\n" +
+	"\fmax_delay_ms\x18\x03 \x01(\x05H\x01R\n" +
+	"maxDelayMs\x88\x01\x01\x12)\n" +
+	"\x0emax_queue_rows\x18\x04 \x01(\x05H\x02R\fmaxQueueRows\x88\x01\x01\x12!\n" +
+	"\texecutors\x18\x05 \x01(\x05H\x03R\texecutors\x88\x01\x01\x12-\n" +
+	"\x10intra_op_threads\x18\x06 \x01(\x05H\x04R\x0eintraOpThreads\x88\x01\x01B\x11\n" +
+	"\x0f_max_batch_rowsB\x0f\n" +
+	"\r_max_delay_msB\x11\n" +
+	"\x0f_max_queue_rowsB\f\n" +
+	"\n" +
+	"_executorsB\x13\n" +
+	"\x11_intra_op_threadsBLZJgithub.com/concord-inference/concord/go/gen/serverconfig/v1;serverconfigv1b\x06proto3"
 
 var (
 	file_serverconfig_v1_server_config_proto_rawDescOnce sync.Once
@@ -325,16 +594,20 @@ func file_serverconfig_v1_server_config_proto_rawDescGZIP() []byte {
 	return file_serverconfig_v1_server_config_proto_rawDescData
 }
 
-var file_serverconfig_v1_server_config_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_serverconfig_v1_server_config_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_serverconfig_v1_server_config_proto_goTypes = []any{
-	(*ServerConfig)(nil), // 0: serverconfig.v1.ServerConfig
+	(*ServerConfig)(nil),  // 0: serverconfig.v1.ServerConfig
+	(*ModelSettings)(nil), // 1: serverconfig.v1.ModelSettings
+	nil,                   // 2: serverconfig.v1.ServerConfig.ModelSettingsEntry
 }
 var file_serverconfig_v1_server_config_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	2, // 0: serverconfig.v1.ServerConfig.model_settings:type_name -> serverconfig.v1.ServerConfig.ModelSettingsEntry
+	1, // 1: serverconfig.v1.ServerConfig.ModelSettingsEntry.value:type_name -> serverconfig.v1.ModelSettings
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_serverconfig_v1_server_config_proto_init() }
@@ -343,13 +616,14 @@ func file_serverconfig_v1_server_config_proto_init() {
 		return
 	}
 	file_serverconfig_v1_server_config_proto_msgTypes[0].OneofWrappers = []any{}
+	file_serverconfig_v1_server_config_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_serverconfig_v1_server_config_proto_rawDesc), len(file_serverconfig_v1_server_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

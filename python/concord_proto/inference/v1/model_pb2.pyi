@@ -13,6 +13,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class BatchingPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    BATCHING_POLICY_UNSPECIFIED: _ClassVar[BatchingPolicy]
+    BATCHING_POLICY_INLINE: _ClassVar[BatchingPolicy]
+    BATCHING_POLICY_DIRECT: _ClassVar[BatchingPolicy]
+    BATCHING_POLICY_ADAPTIVE: _ClassVar[BatchingPolicy]
+
+class PolicySource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POLICY_SOURCE_UNSPECIFIED: _ClassVar[PolicySource]
+    POLICY_SOURCE_MEASURED: _ClassVar[PolicySource]
+    POLICY_SOURCE_MANIFEST: _ClassVar[PolicySource]
+    POLICY_SOURCE_CONFIGURATION: _ClassVar[PolicySource]
+
 class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MODEL_STATE_UNSPECIFIED: _ClassVar[ModelState]
@@ -37,6 +51,14 @@ class FeatureType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_TYPE_INT64: _ClassVar[FeatureType]
     FEATURE_TYPE_BOOL: _ClassVar[FeatureType]
     FEATURE_TYPE_STRING: _ClassVar[FeatureType]
+BATCHING_POLICY_UNSPECIFIED: BatchingPolicy
+BATCHING_POLICY_INLINE: BatchingPolicy
+BATCHING_POLICY_DIRECT: BatchingPolicy
+BATCHING_POLICY_ADAPTIVE: BatchingPolicy
+POLICY_SOURCE_UNSPECIFIED: PolicySource
+POLICY_SOURCE_MEASURED: PolicySource
+POLICY_SOURCE_MANIFEST: PolicySource
+POLICY_SOURCE_CONFIGURATION: PolicySource
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
@@ -74,7 +96,7 @@ class Model(_message.Message):
     def __init__(self, model_id: _Optional[str] = ..., default_version: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "error", "kind", "description", "features", "predictions", "outputs", "input_tensors", "output_tensors", "verified", "parity", "batchable", "max_batch_rows", "ready_time", "quality")
+    __slots__ = ("version", "state", "error", "kind", "description", "features", "predictions", "outputs", "input_tensors", "output_tensors", "verified", "parity", "batchable", "max_batch_rows", "ready_time", "quality", "execution")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +113,7 @@ class ModelVersion(_message.Message):
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
     READY_TIME_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_FIELD_NUMBER: _ClassVar[int]
     version: str
     state: ModelState
     error: _status_pb2.Status
@@ -107,7 +130,40 @@ class ModelVersion(_message.Message):
     max_batch_rows: int
     ready_time: _timestamp_pb2.Timestamp
     quality: _containers.RepeatedCompositeFieldContainer[Metric]
-    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., input_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., output_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., verified: _Optional[bool] = ..., parity: _Optional[_Union[ParityRecord, _Mapping]] = ..., batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ...) -> None: ...
+    execution: Execution
+    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., input_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., output_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., verified: _Optional[bool] = ..., parity: _Optional[_Union[ParityRecord, _Mapping]] = ..., batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ...) -> None: ...
+
+class Execution(_message.Message):
+    __slots__ = ("policy", "source", "executors", "max_batch_rows", "max_delay_ms", "max_queue_rows", "device", "cpu_nodes", "measurements", "unbatchable_reason")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    EXECUTORS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CPU_NODES_FIELD_NUMBER: _ClassVar[int]
+    MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
+    UNBATCHABLE_REASON_FIELD_NUMBER: _ClassVar[int]
+    policy: BatchingPolicy
+    source: PolicySource
+    executors: int
+    max_batch_rows: int
+    max_delay_ms: int
+    max_queue_rows: int
+    device: str
+    cpu_nodes: int
+    measurements: _containers.RepeatedCompositeFieldContainer[Measurement]
+    unbatchable_reason: str
+    def __init__(self, policy: _Optional[_Union[BatchingPolicy, str]] = ..., source: _Optional[_Union[PolicySource, str]] = ..., executors: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., device: _Optional[str] = ..., cpu_nodes: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., unbatchable_reason: _Optional[str] = ...) -> None: ...
+
+class Measurement(_message.Message):
+    __slots__ = ("rows", "microseconds")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    MICROSECONDS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    microseconds: float
+    def __init__(self, rows: _Optional[int] = ..., microseconds: _Optional[float] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("name", "value", "rows")

@@ -90,9 +90,11 @@ class File(_message.Message):
     def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class Batching(_message.Message):
-    __slots__ = ("batchable", "max_batch_rows")
+    __slots__ = ("batchable", "max_batch_rows", "policy")
     BATCHABLE_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     batchable: bool
     max_batch_rows: int
-    def __init__(self, batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ...) -> None: ...
+    policy: _model_pb2.BatchingPolicy
+    def __init__(self, batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ..., policy: _Optional[_Union[_model_pb2.BatchingPolicy, str]] = ...) -> None: ...
