@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +27,8 @@ _TOO_LARGE = frozenset(("BATCH_TOO_LARGE", "MESSAGE_TOO_LARGE", "OUTPUT_TOO_LARG
 # Waits before a row that met a full queue, or a server that restarts, is sent again: some 6 s together, and the
 # client's own retries.
 _WAITS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+# Seconds between two looks for an interrupt while an answer is awaited.
+_LOOK = 0.1
 # With these no row can be answered, so that going on is no use.
 _ENDS = frozenset(
     (
@@ -116,6 +118,10 @@ class Bulk:
 
     def _first(self, waiting: deque[tuple[list[Row], int | None, Future[list[Outcome]]]]) -> Answered:
         rows, position, future = waiting.popleft()
+        # An interrupt that comes between Python's last look for signals and the wait itself is not seen before the wait
+        # ends, and that may be a call's deadline: so no wait is long.
+        while not wait((future,), _LOOK).done:
+            pass
         return Answered(rows, future.result(), position)
 
     def _chunks(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -139,16 +145,16 @@ class Bulk:
     def _ask(self, rows: Sequence[Row]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {row.number: row.problem for row in rows if row.problem is not None}
         pending = [row for row in rows if row.problem is None]
-        for wait in (*_WAITS, None):
+        for pause in (*_WAITS, None):
             if not pending:
                 break
             for row, outcome in zip(pending, self._send(pending), strict=True):
                 outcomes[row.number] = outcome
             again = [row for row in pending if _worth_a_retry(outcomes[row.number])]
-            if wait is None or not again:
+            if pause is None or not again:
                 break
             asked_for = max(_delay(outcomes[row.number]) for row in again)
-            if self._ending.wait(max(wait, min(asked_for, _WAITS[-1]))):
+            if self._ending.wait(max(pause, min(asked_for, _WAITS[-1]))):
                 break
             pending = again
         for row in rows:

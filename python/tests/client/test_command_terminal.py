@@ -8,8 +8,10 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +220,33 @@ def test_a_reader_that_goes_away(fake: FakeServer, tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(LIMIT) == 1
+
+
+def test_an_interrupt_ends_it_at_once(fake: FakeServer, tmp_path: Path, release: threading.Event) -> None:
+    hanging = threading.Event()
+    answer = fake.predict
+
+    def hang(request: Any, context: Any) -> Any:
+        if request.features["mean radius"].float_value >= 20:
+            hanging.set()
+            release.wait(LIMIT)
+        return answer(request, context)
+
+    fake.predict = hang
+    command = ["predict", "named", "--csv", str(csv_of(tmp_path, 1000)), "--chunk", "10", "--in-flight", "2"]
+    with subprocess.Popen(
+        [*CONCORD, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(fake)
+    ) as process:
+        assert process.stdout is not None
+        assert hanging.wait(LIMIT)
+        lines = [process.stdout.readline() for _ in range(21)]  # the header, and two chunks that are answered
+        process.send_signal(signal.SIGINT)
+        rest, told = process.communicate(timeout=LIMIT)
+    assert lines[-1] == b"20,19.0,\x1b[31mred\xc2\x9b,1,\n"
+    assert rest == b""
+    assert b"Aborted!" in told
+    assert b"Traceback" not in told
+    assert process.returncode == 1
 
 
 def test_rows_are_answered_as_they_come(fake: FakeServer) -> None:
