@@ -852,7 +852,10 @@ type Feature struct {
 	// What a request without it takes. Set exactly where required is false.
 	DefaultValue *FeatureValue `protobuf:"bytes,5,opt,name=default_value,json=defaultValue,proto3" json:"default_value,omitempty"`
 	// What it means, with its unit; may be empty.
-	Description   string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// Longest that the axis of length -1 may be; an array that makes it longer is INVALID_ARGUMENT, FEATURE_SHAPE_MISMATCH. 0 is no limit
+	// of the model's. The server sets it from the manifest's axis_limits; a manifest that sets it here is refused.
+	MaxLength     int64 `protobuf:"varint,7,opt,name=max_length,json=maxLength,proto3" json:"max_length,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -927,6 +930,13 @@ func (x *Feature) GetDescription() string {
 		return x.Description
 	}
 	return ""
+}
+
+func (x *Feature) GetMaxLength() int64 {
+	if x != nil {
+		return x.MaxLength
+	}
+	return 0
 }
 
 // Prediction is one number of PredictResponse.predictions.
@@ -1065,7 +1075,10 @@ type TensorSpec struct {
 	// The type of its elements.
 	Dtype DataType `protobuf:"varint,2,opt,name=dtype,proto3,enum=inference.v1.DataType" json:"dtype,omitempty"`
 	// The length of each axis; -1 where the graph leaves it open.
-	Shape         []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	Shape []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	// Longest that each axis of an input may be, 0 where nothing says; a longer one is INVALID_ARGUMENT, TENSOR_SHAPE_MISMATCH. Empty where
+	// nothing is said of any axis.
+	MaxShape      []int64 `protobuf:"varint,4,rep,packed,name=max_shape,json=maxShape,proto3" json:"max_shape,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1117,6 +1130,13 @@ func (x *TensorSpec) GetDtype() DataType {
 func (x *TensorSpec) GetShape() []int64 {
 	if x != nil {
 		return x.Shape
+	}
+	return nil
+}
+
+func (x *TensorSpec) GetMaxShape() []int64 {
+	if x != nil {
+		return x.MaxShape
 	}
 	return nil
 }
@@ -1274,14 +1294,16 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\x06Metric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value\x12\x12\n" +
-	"\x04rows\x18\x03 \x01(\x03R\x04rows\"\xe1\x01\n" +
+	"\x04rows\x18\x03 \x01(\x03R\x04rows\"\x80\x02\n" +
 	"\aFeature\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.inference.v1.FeatureTypeR\x04type\x12\x14\n" +
 	"\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x1a\n" +
 	"\brequired\x18\x04 \x01(\bR\brequired\x12?\n" +
 	"\rdefault_value\x18\x05 \x01(\v2\x1a.inference.v1.FeatureValueR\fdefaultValue\x12 \n" +
-	"\vdescription\x18\x06 \x01(\tR\vdescription\"B\n" +
+	"\vdescription\x18\x06 \x01(\tR\vdescription\x12\x1d\n" +
+	"\n" +
+	"max_length\x18\a \x01(\x03R\tmaxLength\"B\n" +
 	"\n" +
 	"Prediction\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
@@ -1290,12 +1312,13 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x19.inference.v1.FeatureTypeR\x04type\x12\x14\n" +
 	"\x05shape\x18\x03 \x03(\x03R\x05shape\x12 \n" +
-	"\vdescription\x18\x04 \x01(\tR\vdescription\"d\n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\"\x81\x01\n" +
 	"\n" +
 	"TensorSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05dtype\x18\x02 \x01(\x0e2\x16.inference.v1.DataTypeR\x05dtype\x12\x14\n" +
-	"\x05shape\x18\x03 \x03(\x03R\x05shape\"\x9f\x02\n" +
+	"\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x1b\n" +
+	"\tmax_shape\x18\x04 \x03(\x03R\bmaxShape\"\x9f\x02\n" +
 	"\fParityRecord\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\x03R\x04rows\x12,\n" +
 	"\x12max_absolute_error\x18\x02 \x01(\x01R\x10maxAbsoluteError\x12\"\n" +

@@ -53,7 +53,9 @@ type Manifest struct {
 	// How near the export is to its source; unset where there was no source to compare with.
 	Parity *v1.ParityRecord `protobuf:"bytes,11,opt,name=parity,proto3" json:"parity,omitempty"`
 	// How good the source model is on rows that it was not fitted on; may be empty. Shown in the catalog.
-	Quality       []*v1.Metric `protobuf:"bytes,12,rep,name=quality,proto3" json:"quality,omitempty"`
+	Quality []*v1.Metric `protobuf:"bytes,12,rep,name=quality,proto3" json:"quality,omitempty"`
+	// How long open axes of the ONNX inputs may be, where the graph fails on more than that.
+	AxisLimits    []*AxisLimit `protobuf:"bytes,13,rep,name=axis_limits,json=axisLimits,proto3" json:"axis_limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,6 +170,13 @@ func (x *Manifest) GetParity() *v1.ParityRecord {
 func (x *Manifest) GetQuality() []*v1.Metric {
 	if x != nil {
 		return x.Quality
+	}
+	return nil
+}
+
+func (x *Manifest) GetAxisLimits() []*AxisLimit {
+	if x != nil {
+		return x.AxisLimits
 	}
 	return nil
 }
@@ -365,6 +374,70 @@ func (x *OutputBinding) GetIndex() int64 {
 	return 0
 }
 
+// AxisLimit says how long an axis may be that the graph leaves open: what is longer is refused before the model runs.
+type AxisLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the ONNX input.
+	Input string `protobuf:"bytes,1,opt,name=input,proto3" json:"input,omitempty"`
+	// Which axis of it, from 0; the batch axis counts. The graph leaves it open, and no other limit names it.
+	Axis int32 `protobuf:"varint,2,opt,name=axis,proto3" json:"axis,omitempty"`
+	// Its greatest length, from 1 to 2147483648.
+	MaxLength     int64 `protobuf:"varint,3,opt,name=max_length,json=maxLength,proto3" json:"max_length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AxisLimit) Reset() {
+	*x = AxisLimit{}
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AxisLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AxisLimit) ProtoMessage() {}
+
+func (x *AxisLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AxisLimit.ProtoReflect.Descriptor instead.
+func (*AxisLimit) Descriptor() ([]byte, []int) {
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AxisLimit) GetInput() string {
+	if x != nil {
+		return x.Input
+	}
+	return ""
+}
+
+func (x *AxisLimit) GetAxis() int32 {
+	if x != nil {
+		return x.Axis
+	}
+	return 0
+}
+
+func (x *AxisLimit) GetMaxLength() int64 {
+	if x != nil {
+		return x.MaxLength
+	}
+	return 0
+}
+
 // File is one file of a package.
 type File struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -380,7 +453,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +465,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +478,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{4}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *File) GetName() string {
@@ -444,7 +517,7 @@ type Batching struct {
 
 func (x *Batching) Reset() {
 	*x = Batching{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +529,7 @@ func (x *Batching) String() string {
 func (*Batching) ProtoMessage() {}
 
 func (x *Batching) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +542,7 @@ func (x *Batching) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batching.ProtoReflect.Descriptor instead.
 func (*Batching) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{5}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Batching) GetBatchable() bool {
@@ -497,7 +570,7 @@ var File_modelpackage_v1_manifest_proto protoreflect.FileDescriptor
 
 const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\n" +
-	"\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\"\x93\x06\n" +
+	"\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\"\xd0\x06\n" +
 	"\bManifest\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.inference.v1.ModelKindR\x04kind\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12;\n" +
@@ -511,7 +584,9 @@ const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\bbatching\x18\n" +
 	" \x01(\v2\x19.modelpackage.v1.BatchingR\bbatching\x122\n" +
 	"\x06parity\x18\v \x01(\v2\x1a.inference.v1.ParityRecordR\x06parity\x12.\n" +
-	"\aquality\x18\f \x03(\v2\x14.inference.v1.MetricR\aquality\x1a9\n" +
+	"\aquality\x18\f \x03(\v2\x14.inference.v1.MetricR\aquality\x12;\n" +
+	"\vaxis_limits\x18\r \x03(\v2\x1a.modelpackage.v1.AxisLimitR\n" +
+	"axisLimits\x1a9\n" +
 	"\vOpsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
@@ -532,7 +607,12 @@ const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\x06output\x18\x01 \x01(\v2\x14.inference.v1.OutputR\x06output\x12\x1f\n" +
 	"\vonnx_output\x18\x02 \x01(\tR\n" +
 	"onnxOutput\x12\x14\n" +
-	"\x05index\x18\x03 \x01(\x03R\x05index\"Q\n" +
+	"\x05index\x18\x03 \x01(\x03R\x05index\"T\n" +
+	"\tAxisLimit\x12\x14\n" +
+	"\x05input\x18\x01 \x01(\tR\x05input\x12\x12\n" +
+	"\x04axis\x18\x02 \x01(\x05R\x04axis\x12\x1d\n" +
+	"\n" +
+	"max_length\x18\x03 \x01(\x03R\tmaxLength\"Q\n" +
 	"\x04File\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x1d\n" +
@@ -555,44 +635,46 @@ func file_modelpackage_v1_manifest_proto_rawDescGZIP() []byte {
 	return file_modelpackage_v1_manifest_proto_rawDescData
 }
 
-var file_modelpackage_v1_manifest_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_modelpackage_v1_manifest_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_modelpackage_v1_manifest_proto_goTypes = []any{
 	(*Manifest)(nil),          // 0: modelpackage.v1.Manifest
 	(*FeatureBinding)(nil),    // 1: modelpackage.v1.FeatureBinding
 	(*PredictionBinding)(nil), // 2: modelpackage.v1.PredictionBinding
 	(*OutputBinding)(nil),     // 3: modelpackage.v1.OutputBinding
-	(*File)(nil),              // 4: modelpackage.v1.File
-	(*Batching)(nil),          // 5: modelpackage.v1.Batching
-	nil,                       // 6: modelpackage.v1.Manifest.OpsetsEntry
-	nil,                       // 7: modelpackage.v1.Manifest.LibraryVersionsEntry
-	(v1.ModelKind)(0),         // 8: inference.v1.ModelKind
-	(*v1.ParityRecord)(nil),   // 9: inference.v1.ParityRecord
-	(*v1.Metric)(nil),         // 10: inference.v1.Metric
-	(*v1.Feature)(nil),        // 11: inference.v1.Feature
-	(*v1.Prediction)(nil),     // 12: inference.v1.Prediction
-	(*v1.Output)(nil),         // 13: inference.v1.Output
-	(v1.BatchingPolicy)(0),    // 14: inference.v1.BatchingPolicy
+	(*AxisLimit)(nil),         // 4: modelpackage.v1.AxisLimit
+	(*File)(nil),              // 5: modelpackage.v1.File
+	(*Batching)(nil),          // 6: modelpackage.v1.Batching
+	nil,                       // 7: modelpackage.v1.Manifest.OpsetsEntry
+	nil,                       // 8: modelpackage.v1.Manifest.LibraryVersionsEntry
+	(v1.ModelKind)(0),         // 9: inference.v1.ModelKind
+	(*v1.ParityRecord)(nil),   // 10: inference.v1.ParityRecord
+	(*v1.Metric)(nil),         // 11: inference.v1.Metric
+	(*v1.Feature)(nil),        // 12: inference.v1.Feature
+	(*v1.Prediction)(nil),     // 13: inference.v1.Prediction
+	(*v1.Output)(nil),         // 14: inference.v1.Output
+	(v1.BatchingPolicy)(0),    // 15: inference.v1.BatchingPolicy
 }
 var file_modelpackage_v1_manifest_proto_depIdxs = []int32{
-	8,  // 0: modelpackage.v1.Manifest.kind:type_name -> inference.v1.ModelKind
+	9,  // 0: modelpackage.v1.Manifest.kind:type_name -> inference.v1.ModelKind
 	1,  // 1: modelpackage.v1.Manifest.features:type_name -> modelpackage.v1.FeatureBinding
 	2,  // 2: modelpackage.v1.Manifest.predictions:type_name -> modelpackage.v1.PredictionBinding
 	3,  // 3: modelpackage.v1.Manifest.outputs:type_name -> modelpackage.v1.OutputBinding
-	4,  // 4: modelpackage.v1.Manifest.files:type_name -> modelpackage.v1.File
-	6,  // 5: modelpackage.v1.Manifest.opsets:type_name -> modelpackage.v1.Manifest.OpsetsEntry
-	7,  // 6: modelpackage.v1.Manifest.library_versions:type_name -> modelpackage.v1.Manifest.LibraryVersionsEntry
-	5,  // 7: modelpackage.v1.Manifest.batching:type_name -> modelpackage.v1.Batching
-	9,  // 8: modelpackage.v1.Manifest.parity:type_name -> inference.v1.ParityRecord
-	10, // 9: modelpackage.v1.Manifest.quality:type_name -> inference.v1.Metric
-	11, // 10: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
-	12, // 11: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
-	13, // 12: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
-	14, // 13: modelpackage.v1.Batching.policy:type_name -> inference.v1.BatchingPolicy
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 4: modelpackage.v1.Manifest.files:type_name -> modelpackage.v1.File
+	7,  // 5: modelpackage.v1.Manifest.opsets:type_name -> modelpackage.v1.Manifest.OpsetsEntry
+	8,  // 6: modelpackage.v1.Manifest.library_versions:type_name -> modelpackage.v1.Manifest.LibraryVersionsEntry
+	6,  // 7: modelpackage.v1.Manifest.batching:type_name -> modelpackage.v1.Batching
+	10, // 8: modelpackage.v1.Manifest.parity:type_name -> inference.v1.ParityRecord
+	11, // 9: modelpackage.v1.Manifest.quality:type_name -> inference.v1.Metric
+	4,  // 10: modelpackage.v1.Manifest.axis_limits:type_name -> modelpackage.v1.AxisLimit
+	12, // 11: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
+	13, // 12: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
+	14, // 13: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
+	15, // 14: modelpackage.v1.Batching.policy:type_name -> inference.v1.BatchingPolicy
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_modelpackage_v1_manifest_proto_init() }
@@ -606,7 +688,7 @@ func file_modelpackage_v1_manifest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_modelpackage_v1_manifest_proto_rawDesc), len(file_modelpackage_v1_manifest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -176,20 +176,22 @@ class Metric(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class Feature(_message.Message):
-    __slots__ = ("name", "type", "shape", "required", "default_value", "description")
+    __slots__ = ("name", "type", "shape", "required", "default_value", "description", "max_length")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_VALUE_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     name: str
     type: FeatureType
     shape: _containers.RepeatedScalarFieldContainer[int]
     required: bool
     default_value: _inference_service_pb2.FeatureValue
     description: str
-    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[FeatureType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., required: _Optional[bool] = ..., default_value: _Optional[_Union[_inference_service_pb2.FeatureValue, _Mapping]] = ..., description: _Optional[str] = ...) -> None: ...
+    max_length: int
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[FeatureType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., required: _Optional[bool] = ..., default_value: _Optional[_Union[_inference_service_pb2.FeatureValue, _Mapping]] = ..., description: _Optional[str] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("name", "description")
@@ -212,14 +214,16 @@ class Output(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[_Union[FeatureType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., description: _Optional[str] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
-    __slots__ = ("name", "dtype", "shape")
+    __slots__ = ("name", "dtype", "shape", "max_shape")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SHAPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: _tensor_pb2.DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    max_shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., max_shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ParityRecord(_message.Message):
     __slots__ = ("rows", "max_absolute_error", "max_ulp_error", "absolute_limit", "relative_limit", "labels_compared", "batched_equals_single")

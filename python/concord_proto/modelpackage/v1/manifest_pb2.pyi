@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("kind", "description", "features", "predictions", "outputs", "files", "opsets", "producer", "library_versions", "batching", "parity", "quality")
+    __slots__ = ("kind", "description", "features", "predictions", "outputs", "files", "opsets", "producer", "library_versions", "batching", "parity", "quality", "axis_limits")
     class OpsetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,7 @@ class Manifest(_message.Message):
     BATCHING_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    AXIS_LIMITS_FIELD_NUMBER: _ClassVar[int]
     kind: _model_pb2.ModelKind
     description: str
     features: _containers.RepeatedCompositeFieldContainer[FeatureBinding]
@@ -47,7 +48,8 @@ class Manifest(_message.Message):
     batching: Batching
     parity: _model_pb2.ParityRecord
     quality: _containers.RepeatedCompositeFieldContainer[_model_pb2.Metric]
-    def __init__(self, kind: _Optional[_Union[_model_pb2.ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureBinding, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[PredictionBinding, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputBinding, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., opsets: _Optional[_Mapping[str, int]] = ..., producer: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., parity: _Optional[_Union[_model_pb2.ParityRecord, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[_model_pb2.Metric, _Mapping]]] = ...) -> None: ...
+    axis_limits: _containers.RepeatedCompositeFieldContainer[AxisLimit]
+    def __init__(self, kind: _Optional[_Union[_model_pb2.ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureBinding, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[PredictionBinding, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputBinding, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., opsets: _Optional[_Mapping[str, int]] = ..., producer: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., parity: _Optional[_Union[_model_pb2.ParityRecord, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[_model_pb2.Metric, _Mapping]]] = ..., axis_limits: _Optional[_Iterable[_Union[AxisLimit, _Mapping]]] = ...) -> None: ...
 
 class FeatureBinding(_message.Message):
     __slots__ = ("feature", "input", "column")
@@ -78,6 +80,16 @@ class OutputBinding(_message.Message):
     onnx_output: str
     index: int
     def __init__(self, output: _Optional[_Union[_model_pb2.Output, _Mapping]] = ..., onnx_output: _Optional[str] = ..., index: _Optional[int] = ...) -> None: ...
+
+class AxisLimit(_message.Message):
+    __slots__ = ("input", "axis", "max_length")
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    input: str
+    axis: int
+    max_length: int
+    def __init__(self, input: _Optional[str] = ..., axis: _Optional[int] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("name", "sha256", "size_bytes")
