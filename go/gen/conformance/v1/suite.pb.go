@@ -9,8 +9,9 @@
 package conformancev1
 
 import (
-	v1 "github.com/concord-inference/concord/go/gen/inference/v1"
-	v11 "github.com/concord-inference/concord/go/gen/recommender/v1"
+	v11 "github.com/concord-inference/concord/go/gen/inference/v1"
+	v12 "github.com/concord-inference/concord/go/gen/recommender/v1"
+	v1 "github.com/concord-inference/concord/go/gen/serverconfig/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -177,7 +178,10 @@ type Case struct {
 	// Overrides the suite's level.
 	Level Level `protobuf:"varint,3,opt,name=level,proto3,enum=conformance.v1.Level" json:"level,omitempty"`
 	// What is done, in this order; the first step that does not hold ends the case. At least one.
-	Steps         []*Step `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`
+	Steps []*Step `protobuf:"bytes,4,rep,name=steps,proto3" json:"steps,omitempty"`
+	// A server of its own, started for this case alone. Unset: the case shares one server with all others. Where the runner cannot
+	// start servers the case is skipped, counted and named.
+	Server        *OwnServer `protobuf:"bytes,5,opt,name=server,proto3" json:"server,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -240,20 +244,108 @@ func (x *Case) GetSteps() []*Step {
 	return nil
 }
 
-// Step is one call, or the same call several times, and what must come back every time.
+func (x *Case) GetServer() *OwnServer {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+// OwnServer is what a case's own server is started with.
+type OwnServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its repository: copies of these fixtures, each a model ("version") or one version of it ("version/1"). The model that the
+	// runner asks for a sign of life, identity, is always there.
+	Models []string `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	// Its configuration file.
+	Config        *v1.ServerConfig `protobuf:"bytes,2,opt,name=config,proto3" json:"config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnServer) Reset() {
+	*x = OwnServer{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnServer) ProtoMessage() {}
+
+func (x *OwnServer) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnServer.ProtoReflect.Descriptor instead.
+func (*OwnServer) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OwnServer) GetModels() []string {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+func (x *OwnServer) GetConfig() *v1.ServerConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+// Step is one thing that is done: a call, with what must come back, or one of the actions. Steps follow each other by events and never by
+// the clock: what a step waits for has a bound of the runner's that only a server that hangs reaches.
 type Step struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is sent.
 	Call *Call `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	// What must come back.
-	Expect        *Expectation `protobuf:"bytes,2,opt,name=expect,proto3" json:"expect,omitempty"`
+	// What must come back, every time where the call is made several times.
+	Expect *Expectation `protobuf:"bytes,2,opt,name=expect,proto3" json:"expect,omitempty"`
+	// In place of expect, where a call is made several times: what comes back is one thing or another, in these shares.
+	Shares []*Share `protobuf:"bytes,3,rep,name=shares,proto3" json:"shares,omitempty"`
+	// Gives the call a name, and the next step follows at once. What comes back is judged at await or finish, at the latest when
+	// the case ends.
+	Background string `protobuf:"bytes,4,opt,name=background,proto3" json:"background,omitempty"`
+	// The call is made again and again until what is expected comes back.
+	Until bool `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
+	// Background calls, by name, of which none has ended yet when this step ends: it took less time than they, on any machine.
+	WhileRunning []string `protobuf:"bytes,6,rep,name=while_running,json=whileRunning,proto3" json:"while_running,omitempty"`
+	// What is done in place of a call.
+	//
+	// Types that are valid to be assigned to Action:
+	//
+	//	*Step_Await
+	//	*Step_Cancel
+	//	*Step_Finish
+	//	*Step_Arrived
+	//	*Step_Scrape
+	//	*Step_Metrics
+	//	*Step_Http
+	//	*Step_Repository
+	//	*Step_Signal
+	//	*Step_Exit
+	Action        isStep_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[2]
+	mi := &file_conformance_v1_suite_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +357,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[2]
+	mi := &file_conformance_v1_suite_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +370,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{2}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Step) GetCall() *Call {
@@ -293,6 +385,922 @@ func (x *Step) GetExpect() *Expectation {
 		return x.Expect
 	}
 	return nil
+}
+
+func (x *Step) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *Step) GetBackground() string {
+	if x != nil {
+		return x.Background
+	}
+	return ""
+}
+
+func (x *Step) GetUntil() bool {
+	if x != nil {
+		return x.Until
+	}
+	return false
+}
+
+func (x *Step) GetWhileRunning() []string {
+	if x != nil {
+		return x.WhileRunning
+	}
+	return nil
+}
+
+func (x *Step) GetAction() isStep_Action {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *Step) GetAwait() string {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Await); ok {
+			return x.Await
+		}
+	}
+	return ""
+}
+
+func (x *Step) GetCancel() string {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Cancel); ok {
+			return x.Cancel
+		}
+	}
+	return ""
+}
+
+func (x *Step) GetFinish() string {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Finish); ok {
+			return x.Finish
+		}
+	}
+	return ""
+}
+
+func (x *Step) GetArrived() *Arrival {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Arrived); ok {
+			return x.Arrived
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetScrape() string {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Scrape); ok {
+			return x.Scrape
+		}
+	}
+	return ""
+}
+
+func (x *Step) GetMetrics() *MetricsExpectation {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Metrics); ok {
+			return x.Metrics
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetHttp() *HttpExpectation {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetRepository() *RepositoryChange {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Repository); ok {
+			return x.Repository
+		}
+	}
+	return nil
+}
+
+func (x *Step) GetSignal() string {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Signal); ok {
+			return x.Signal
+		}
+	}
+	return ""
+}
+
+func (x *Step) GetExit() *ExitExpectation {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Exit); ok {
+			return x.Exit
+		}
+	}
+	return nil
+}
+
+type isStep_Action interface {
+	isStep_Action()
+}
+
+type Step_Await struct {
+	// Waits until a background call has ended, and judges it.
+	Await string `protobuf:"bytes,10,opt,name=await,proto3,oneof"`
+}
+
+type Step_Cancel struct {
+	// The client cancels a background call that has not ended, all its callers.
+	Cancel string `protobuf:"bytes,11,opt,name=cancel,proto3,oneof"`
+}
+
+type Step_Finish struct {
+	// The callers of a background call make the call that they are at, and no further one; then as await. For load.
+	Finish string `protobuf:"bytes,12,opt,name=finish,proto3,oneof"`
+}
+
+type Step_Arrived struct {
+	// Waits until a background stream has brought so many messages.
+	Arrived *Arrival `protobuf:"bytes,13,opt,name=arrived,proto3,oneof"`
+}
+
+type Step_Scrape struct {
+	// Reads the server's metrics and keeps them under a name.
+	Scrape string `protobuf:"bytes,14,opt,name=scrape,proto3,oneof"`
+}
+
+type Step_Metrics struct {
+	// What the server's metrics must come to.
+	Metrics *MetricsExpectation `protobuf:"bytes,15,opt,name=metrics,proto3,oneof"`
+}
+
+type Step_Http struct {
+	// What an HTTP path of the server must come to say.
+	Http *HttpExpectation `protobuf:"bytes,16,opt,name=http,proto3,oneof"`
+}
+
+type Step_Repository struct {
+	// Changes the repository of the case's own server.
+	Repository *RepositoryChange `protobuf:"bytes,17,opt,name=repository,proto3,oneof"`
+}
+
+type Step_Signal struct {
+	// Sends a signal to the case's own server: "SIGTERM".
+	Signal string `protobuf:"bytes,18,opt,name=signal,proto3,oneof"`
+}
+
+type Step_Exit struct {
+	// The case's own server ends by itself, with this exit code. Nothing can be asked of it afterwards.
+	Exit *ExitExpectation `protobuf:"bytes,19,opt,name=exit,proto3,oneof"`
+}
+
+func (*Step_Await) isStep_Action() {}
+
+func (*Step_Cancel) isStep_Action() {}
+
+func (*Step_Finish) isStep_Action() {}
+
+func (*Step_Arrived) isStep_Action() {}
+
+func (*Step_Scrape) isStep_Action() {}
+
+func (*Step_Metrics) isStep_Action() {}
+
+func (*Step_Http) isStep_Action() {}
+
+func (*Step_Repository) isStep_Action() {}
+
+func (*Step_Signal) isStep_Action() {}
+
+func (*Step_Exit) isStep_Action() {}
+
+// Share is what some of many calls come to. Each call is counted for the first share whose expectation it meets, and must meet one.
+type Share struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What comes back.
+	Expect *Expectation `protobuf:"bytes,1,opt,name=expect,proto3" json:"expect,omitempty"`
+	// Fewest calls.
+	AtLeast int32 `protobuf:"varint,2,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"`
+	// Most calls. Unset: not limited.
+	AtMost        *int32 `protobuf:"varint,3,opt,name=at_most,json=atMost,proto3,oneof" json:"at_most,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Share) GetExpect() *Expectation {
+	if x != nil {
+		return x.Expect
+	}
+	return nil
+}
+
+func (x *Share) GetAtLeast() int32 {
+	if x != nil {
+		return x.AtLeast
+	}
+	return 0
+}
+
+func (x *Share) GetAtMost() int32 {
+	if x != nil && x.AtMost != nil {
+		return *x.AtMost
+	}
+	return 0
+}
+
+// Arrival is messages of a background stream.
+type Arrival struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The background call.
+	Call string `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	// How many messages have come, at least 1.
+	Messages      int32 `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Arrival) Reset() {
+	*x = Arrival{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Arrival) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Arrival) ProtoMessage() {}
+
+func (x *Arrival) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Arrival.ProtoReflect.Descriptor instead.
+func (*Arrival) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Arrival) GetCall() string {
+	if x != nil {
+		return x.Call
+	}
+	return ""
+}
+
+func (x *Arrival) GetMessages() int32 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+// MetricsExpectation is what a scrape must show. The runner scrapes until one scrape shows all of it together.
+type MetricsExpectation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An earlier scrape: values of samples are then differences from it. A series that a scrape does not have counts as 0.
+	Since string `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// Values.
+	Samples []*Sample `protobuf:"bytes,2,rep,name=samples,proto3" json:"samples,omitempty"`
+	// Families: these are there.
+	Families []*Family `protobuf:"bytes,3,rep,name=families,proto3" json:"families,omitempty"`
+	// No family but those of `families` has a name that begins with this. Empty: not compared.
+	OnlyPrefix string `protobuf:"bytes,4,opt,name=only_prefix,json=onlyPrefix,proto3" json:"only_prefix,omitempty"`
+	// Regular expressions of which none matches anywhere in a label's value.
+	ForbiddenLabels []string `protobuf:"bytes,5,rep,name=forbidden_labels,json=forbiddenLabels,proto3" json:"forbidden_labels,omitempty"`
+	// Ask for OpenMetrics, in place of the Prometheus text format.
+	OpenMetrics   bool `protobuf:"varint,6,opt,name=open_metrics,json=openMetrics,proto3" json:"open_metrics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsExpectation) Reset() {
+	*x = MetricsExpectation{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsExpectation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsExpectation) ProtoMessage() {}
+
+func (x *MetricsExpectation) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsExpectation.ProtoReflect.Descriptor instead.
+func (*MetricsExpectation) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MetricsExpectation) GetSince() string {
+	if x != nil {
+		return x.Since
+	}
+	return ""
+}
+
+func (x *MetricsExpectation) GetSamples() []*Sample {
+	if x != nil {
+		return x.Samples
+	}
+	return nil
+}
+
+func (x *MetricsExpectation) GetFamilies() []*Family {
+	if x != nil {
+		return x.Families
+	}
+	return nil
+}
+
+func (x *MetricsExpectation) GetOnlyPrefix() string {
+	if x != nil {
+		return x.OnlyPrefix
+	}
+	return ""
+}
+
+func (x *MetricsExpectation) GetForbiddenLabels() []string {
+	if x != nil {
+		return x.ForbiddenLabels
+	}
+	return nil
+}
+
+func (x *MetricsExpectation) GetOpenMetrics() bool {
+	if x != nil {
+		return x.OpenMetrics
+	}
+	return false
+}
+
+// Sample is the sum of all series of a name that have these labels, whatever others they have.
+type Sample struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, with the suffixes _total, _count, _sum and _bucket where it has them.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Labels that are compared.
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Exactly this value.
+	Equals *float64 `protobuf:"fixed64,3,opt,name=equals,proto3,oneof" json:"equals,omitempty"`
+	// This or more.
+	AtLeast *float64 `protobuf:"fixed64,4,opt,name=at_least,json=atLeast,proto3,oneof" json:"at_least,omitempty"`
+	// This or less.
+	AtMost *float64 `protobuf:"fixed64,5,opt,name=at_most,json=atMost,proto3,oneof" json:"at_most,omitempty"`
+	// There is no such series.
+	Absent        bool `protobuf:"varint,6,opt,name=absent,proto3" json:"absent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sample) Reset() {
+	*x = Sample{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sample) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sample) ProtoMessage() {}
+
+func (x *Sample) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sample.ProtoReflect.Descriptor instead.
+func (*Sample) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Sample) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Sample) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Sample) GetEquals() float64 {
+	if x != nil && x.Equals != nil {
+		return *x.Equals
+	}
+	return 0
+}
+
+func (x *Sample) GetAtLeast() float64 {
+	if x != nil && x.AtLeast != nil {
+		return *x.AtLeast
+	}
+	return 0
+}
+
+func (x *Sample) GetAtMost() float64 {
+	if x != nil && x.AtMost != nil {
+		return *x.AtMost
+	}
+	return 0
+}
+
+func (x *Sample) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+// Family is a metric by its name.
+type Family struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, as docs/telemetry.md has it.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "counter", "gauge" or "histogram".
+	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Exactly these labels has each of its series, without the "le" of a histogram.
+	Labels []string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty"`
+	// Upper bounds of a histogram's buckets, all but +Inf, in order. Empty: not compared.
+	Buckets []float64 `protobuf:"fixed64,4,rep,packed,name=buckets,proto3" json:"buckets,omitempty"`
+	// It may be missing, or have no series.
+	Optional      bool `protobuf:"varint,5,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Family) Reset() {
+	*x = Family{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Family) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Family) ProtoMessage() {}
+
+func (x *Family) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Family.ProtoReflect.Descriptor instead.
+func (*Family) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Family) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Family) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *Family) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Family) GetBuckets() []float64 {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+func (x *Family) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+// HttpExpectation is what a GET of the server's HTTP listener must come to. The runner asks until it does.
+type HttpExpectation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The path: "/readyz".
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The status: 200.
+	Status        int32 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HttpExpectation) Reset() {
+	*x = HttpExpectation{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HttpExpectation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HttpExpectation) ProtoMessage() {}
+
+func (x *HttpExpectation) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HttpExpectation.ProtoReflect.Descriptor instead.
+func (*HttpExpectation) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HttpExpectation) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HttpExpectation) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+// RepositoryChange is one change of the files that the server's repository consists of.
+type RepositoryChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is done. Paths are below the repository's root, and those of fixtures below the fixtures'.
+	//
+	// Types that are valid to be assigned to Change:
+	//
+	//	*RepositoryChange_Copy
+	//	*RepositoryChange_Remove
+	//	*RepositoryChange_Write
+	Change        isRepositoryChange_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepositoryChange) Reset() {
+	*x = RepositoryChange{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepositoryChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepositoryChange) ProtoMessage() {}
+
+func (x *RepositoryChange) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepositoryChange.ProtoReflect.Descriptor instead.
+func (*RepositoryChange) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RepositoryChange) GetChange() isRepositoryChange_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *RepositoryChange) GetCopy() *PackageCopy {
+	if x != nil {
+		if x, ok := x.Change.(*RepositoryChange_Copy); ok {
+			return x.Copy
+		}
+	}
+	return nil
+}
+
+func (x *RepositoryChange) GetRemove() string {
+	if x != nil {
+		if x, ok := x.Change.(*RepositoryChange_Remove); ok {
+			return x.Remove
+		}
+	}
+	return ""
+}
+
+func (x *RepositoryChange) GetWrite() *TextFile {
+	if x != nil {
+		if x, ok := x.Change.(*RepositoryChange_Write); ok {
+			return x.Write
+		}
+	}
+	return nil
+}
+
+type isRepositoryChange_Change interface {
+	isRepositoryChange_Change()
+}
+
+type RepositoryChange_Copy struct {
+	// A version comes.
+	Copy *PackageCopy `protobuf:"bytes,1,opt,name=copy,proto3,oneof"`
+}
+
+type RepositoryChange_Remove struct {
+	// A version ("version/1"), a model or a file goes: it is renamed away, and then removed.
+	Remove string `protobuf:"bytes,2,opt,name=remove,proto3,oneof"`
+}
+
+type RepositoryChange_Write struct {
+	// A file is replaced at once.
+	Write *TextFile `protobuf:"bytes,3,opt,name=write,proto3,oneof"`
+}
+
+func (*RepositoryChange_Copy) isRepositoryChange_Change() {}
+
+func (*RepositoryChange_Remove) isRepositoryChange_Change() {}
+
+func (*RepositoryChange_Write) isRepositoryChange_Change() {}
+
+// PackageCopy brings a version of a fixture. It is written beside its place and appears whole, by a rename; one that is there already is
+// renamed away right before.
+type PackageCopy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A fixture's version, "version/2".
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// Where it comes, "version/3".
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Only these of its files, one after the other and in place: half of a version that is being copied.
+	Files []string `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
+	// Only so many bytes of each file. 0: all.
+	Bytes         int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackageCopy) Reset() {
+	*x = PackageCopy{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackageCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackageCopy) ProtoMessage() {}
+
+func (x *PackageCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackageCopy.ProtoReflect.Descriptor instead.
+func (*PackageCopy) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PackageCopy) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *PackageCopy) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PackageCopy) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *PackageCopy) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// TextFile is a file with a text.
+type TextFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its path: "version/labels.json".
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// What it holds.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TextFile) Reset() {
+	*x = TextFile{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TextFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TextFile) ProtoMessage() {}
+
+func (x *TextFile) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TextFile.ProtoReflect.Descriptor instead.
+func (*TextFile) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TextFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *TextFile) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// ExitExpectation is the end of the case's own server.
+type ExitExpectation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its exit code.
+	Code          int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExitExpectation) Reset() {
+	*x = ExitExpectation{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExitExpectation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExitExpectation) ProtoMessage() {}
+
+func (x *ExitExpectation) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExitExpectation.ProtoReflect.Descriptor instead.
+func (*ExitExpectation) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ExitExpectation) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
 }
 
 // Call is what is sent.
@@ -322,7 +1330,8 @@ type Call struct {
 	AppendHex string `protobuf:"bytes,21,opt,name=append_hex,json=appendHex,proto3" json:"append_hex,omitempty"`
 	// BatchPredict: number of requests; those given are taken round and round until there are so many. 0: those given, once.
 	BatchSize int32 `protobuf:"varint,22,opt,name=batch_size,json=batchSize,proto3" json:"batch_size,omitempty"`
-	// Request metadata.
+	// Request metadata. Where it holds "grpc-timeout" the call has that deadline on the wire and none on the client's side: so a
+	// request that has expired on arrival does arrive.
 	Metadata []*Metadata `protobuf:"bytes,23,rep,name=metadata,proto3" json:"metadata,omitempty"`
 	// The gRPC deadline in milliseconds; 0 is the runner's own, which no case should reach.
 	DeadlineMs int32 `protobuf:"varint,24,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"`
@@ -344,7 +1353,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[3]
+	mi := &file_conformance_v1_suite_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +1365,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[3]
+	mi := &file_conformance_v1_suite_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +1378,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{3}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Call) GetRpc() isCall_Rpc {
@@ -379,7 +1388,7 @@ func (x *Call) GetRpc() isCall_Rpc {
 	return nil
 }
 
-func (x *Call) GetPredict() *v1.PredictRequest {
+func (x *Call) GetPredict() *v11.PredictRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_Predict); ok {
 			return x.Predict
@@ -388,7 +1397,7 @@ func (x *Call) GetPredict() *v1.PredictRequest {
 	return nil
 }
 
-func (x *Call) GetBatchPredict() *v1.BatchPredictRequest {
+func (x *Call) GetBatchPredict() *v11.BatchPredictRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_BatchPredict); ok {
 			return x.BatchPredict
@@ -397,7 +1406,7 @@ func (x *Call) GetBatchPredict() *v1.BatchPredictRequest {
 	return nil
 }
 
-func (x *Call) GetStreamPredict() *v1.PredictRequest {
+func (x *Call) GetStreamPredict() *v11.PredictRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_StreamPredict); ok {
 			return x.StreamPredict
@@ -406,7 +1415,7 @@ func (x *Call) GetStreamPredict() *v1.PredictRequest {
 	return nil
 }
 
-func (x *Call) GetTensorPredict() *v1.PredictionRequest {
+func (x *Call) GetTensorPredict() *v11.PredictionRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_TensorPredict); ok {
 			return x.TensorPredict
@@ -415,7 +1424,7 @@ func (x *Call) GetTensorPredict() *v1.PredictionRequest {
 	return nil
 }
 
-func (x *Call) GetTensorBatchPredict() *v1.BatchPredictionRequest {
+func (x *Call) GetTensorBatchPredict() *v11.BatchPredictionRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_TensorBatchPredict); ok {
 			return x.TensorBatchPredict
@@ -424,7 +1433,7 @@ func (x *Call) GetTensorBatchPredict() *v1.BatchPredictionRequest {
 	return nil
 }
 
-func (x *Call) GetCheck() *v1.HealthCheckRequest {
+func (x *Call) GetCheck() *v11.HealthCheckRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_Check); ok {
 			return x.Check
@@ -433,7 +1442,7 @@ func (x *Call) GetCheck() *v1.HealthCheckRequest {
 	return nil
 }
 
-func (x *Call) GetHealthCheck() *v1.HealthCheckRequest {
+func (x *Call) GetHealthCheck() *v11.HealthCheckRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_HealthCheck); ok {
 			return x.HealthCheck
@@ -442,7 +1451,7 @@ func (x *Call) GetHealthCheck() *v1.HealthCheckRequest {
 	return nil
 }
 
-func (x *Call) GetHealthWatch() *v1.HealthCheckRequest {
+func (x *Call) GetHealthWatch() *v11.HealthCheckRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_HealthWatch); ok {
 			return x.HealthWatch
@@ -451,7 +1460,7 @@ func (x *Call) GetHealthWatch() *v1.HealthCheckRequest {
 	return nil
 }
 
-func (x *Call) GetListModels() *v1.ListModelsRequest {
+func (x *Call) GetListModels() *v11.ListModelsRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_ListModels); ok {
 			return x.ListModels
@@ -460,7 +1469,7 @@ func (x *Call) GetListModels() *v1.ListModelsRequest {
 	return nil
 }
 
-func (x *Call) GetGetModel() *v1.GetModelRequest {
+func (x *Call) GetGetModel() *v11.GetModelRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_GetModel); ok {
 			return x.GetModel
@@ -469,7 +1478,7 @@ func (x *Call) GetGetModel() *v1.GetModelRequest {
 	return nil
 }
 
-func (x *Call) GetRecommend() *v11.RecommendationRequest {
+func (x *Call) GetRecommend() *v12.RecommendationRequest {
 	if x != nil {
 		if x, ok := x.Rpc.(*Call_Recommend); ok {
 			return x.Recommend
@@ -579,57 +1588,57 @@ type isCall_Rpc interface {
 
 type Call_Predict struct {
 	// inference.v1.InferenceService/Predict.
-	Predict *v1.PredictRequest `protobuf:"bytes,1,opt,name=predict,proto3,oneof"`
+	Predict *v11.PredictRequest `protobuf:"bytes,1,opt,name=predict,proto3,oneof"`
 }
 
 type Call_BatchPredict struct {
 	// inference.v1.InferenceService/BatchPredict.
-	BatchPredict *v1.BatchPredictRequest `protobuf:"bytes,2,opt,name=batch_predict,json=batchPredict,proto3,oneof"`
+	BatchPredict *v11.BatchPredictRequest `protobuf:"bytes,2,opt,name=batch_predict,json=batchPredict,proto3,oneof"`
 }
 
 type Call_StreamPredict struct {
 	// inference.v1.InferenceService/StreamPredict.
-	StreamPredict *v1.PredictRequest `protobuf:"bytes,3,opt,name=stream_predict,json=streamPredict,proto3,oneof"`
+	StreamPredict *v11.PredictRequest `protobuf:"bytes,3,opt,name=stream_predict,json=streamPredict,proto3,oneof"`
 }
 
 type Call_TensorPredict struct {
 	// inference.v1.ModelInference/Predict.
-	TensorPredict *v1.PredictionRequest `protobuf:"bytes,4,opt,name=tensor_predict,json=tensorPredict,proto3,oneof"`
+	TensorPredict *v11.PredictionRequest `protobuf:"bytes,4,opt,name=tensor_predict,json=tensorPredict,proto3,oneof"`
 }
 
 type Call_TensorBatchPredict struct {
 	// inference.v1.ModelInference/BatchPredict.
-	TensorBatchPredict *v1.BatchPredictionRequest `protobuf:"bytes,5,opt,name=tensor_batch_predict,json=tensorBatchPredict,proto3,oneof"`
+	TensorBatchPredict *v11.BatchPredictionRequest `protobuf:"bytes,5,opt,name=tensor_batch_predict,json=tensorBatchPredict,proto3,oneof"`
 }
 
 type Call_Check struct {
 	// inference.v1.InferenceService/Check.
-	Check *v1.HealthCheckRequest `protobuf:"bytes,6,opt,name=check,proto3,oneof"`
+	Check *v11.HealthCheckRequest `protobuf:"bytes,6,opt,name=check,proto3,oneof"`
 }
 
 type Call_HealthCheck struct {
 	// grpc.health.v1.Health/Check, which has the same wire format.
-	HealthCheck *v1.HealthCheckRequest `protobuf:"bytes,7,opt,name=health_check,json=healthCheck,proto3,oneof"`
+	HealthCheck *v11.HealthCheckRequest `protobuf:"bytes,7,opt,name=health_check,json=healthCheck,proto3,oneof"`
 }
 
 type Call_HealthWatch struct {
 	// grpc.health.v1.Health/Watch; the runner cancels once it has seen what is expected.
-	HealthWatch *v1.HealthCheckRequest `protobuf:"bytes,8,opt,name=health_watch,json=healthWatch,proto3,oneof"`
+	HealthWatch *v11.HealthCheckRequest `protobuf:"bytes,8,opt,name=health_watch,json=healthWatch,proto3,oneof"`
 }
 
 type Call_ListModels struct {
 	// inference.v1.ModelCatalogService/ListModels. With ListExpectation.all_pages the runner follows next_page_token.
-	ListModels *v1.ListModelsRequest `protobuf:"bytes,9,opt,name=list_models,json=listModels,proto3,oneof"`
+	ListModels *v11.ListModelsRequest `protobuf:"bytes,9,opt,name=list_models,json=listModels,proto3,oneof"`
 }
 
 type Call_GetModel struct {
 	// inference.v1.ModelCatalogService/GetModel.
-	GetModel *v1.GetModelRequest `protobuf:"bytes,10,opt,name=get_model,json=getModel,proto3,oneof"`
+	GetModel *v11.GetModelRequest `protobuf:"bytes,10,opt,name=get_model,json=getModel,proto3,oneof"`
 }
 
 type Call_Recommend struct {
 	// recommender.v1.Recommender/GetRecommendations.
-	Recommend *v11.RecommendationRequest `protobuf:"bytes,11,opt,name=recommend,proto3,oneof"`
+	Recommend *v12.RecommendationRequest `protobuf:"bytes,11,opt,name=recommend,proto3,oneof"`
 }
 
 type Call_Reflection struct {
@@ -697,7 +1706,7 @@ type Fill struct {
 
 func (x *Fill) Reset() {
 	*x = Fill{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[4]
+	mi := &file_conformance_v1_suite_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +1718,7 @@ func (x *Fill) String() string {
 func (*Fill) ProtoMessage() {}
 
 func (x *Fill) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[4]
+	mi := &file_conformance_v1_suite_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +1731,7 @@ func (x *Fill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fill.ProtoReflect.Descriptor instead.
 func (*Fill) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{4}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Fill) GetPath() string {
@@ -932,7 +1941,7 @@ type RepeatedText struct {
 
 func (x *RepeatedText) Reset() {
 	*x = RepeatedText{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[5]
+	mi := &file_conformance_v1_suite_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1953,7 @@ func (x *RepeatedText) String() string {
 func (*RepeatedText) ProtoMessage() {}
 
 func (x *RepeatedText) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[5]
+	mi := &file_conformance_v1_suite_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1966,7 @@ func (x *RepeatedText) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepeatedText.ProtoReflect.Descriptor instead.
 func (*RepeatedText) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{5}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RepeatedText) GetText() string {
@@ -987,7 +1996,7 @@ type RepeatedHex struct {
 
 func (x *RepeatedHex) Reset() {
 	*x = RepeatedHex{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	mi := &file_conformance_v1_suite_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +2008,7 @@ func (x *RepeatedHex) String() string {
 func (*RepeatedHex) ProtoMessage() {}
 
 func (x *RepeatedHex) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[6]
+	mi := &file_conformance_v1_suite_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +2021,7 @@ func (x *RepeatedHex) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepeatedHex.ProtoReflect.Descriptor instead.
 func (*RepeatedHex) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{6}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RepeatedHex) GetHex() string {
@@ -1042,7 +2051,7 @@ type Line struct {
 
 func (x *Line) Reset() {
 	*x = Line{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[7]
+	mi := &file_conformance_v1_suite_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +2063,7 @@ func (x *Line) String() string {
 func (*Line) ProtoMessage() {}
 
 func (x *Line) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[7]
+	mi := &file_conformance_v1_suite_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +2076,7 @@ func (x *Line) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Line.ProtoReflect.Descriptor instead.
 func (*Line) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{7}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Line) GetStart() float64 {
@@ -1097,7 +2106,7 @@ type IntegerLine struct {
 
 func (x *IntegerLine) Reset() {
 	*x = IntegerLine{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[8]
+	mi := &file_conformance_v1_suite_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +2118,7 @@ func (x *IntegerLine) String() string {
 func (*IntegerLine) ProtoMessage() {}
 
 func (x *IntegerLine) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[8]
+	mi := &file_conformance_v1_suite_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +2131,7 @@ func (x *IntegerLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegerLine.ProtoReflect.Descriptor instead.
 func (*IntegerLine) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{8}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *IntegerLine) GetStart() int64 {
@@ -1154,7 +2163,7 @@ type Range struct {
 
 func (x *Range) Reset() {
 	*x = Range{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[9]
+	mi := &file_conformance_v1_suite_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +2175,7 @@ func (x *Range) String() string {
 func (*Range) ProtoMessage() {}
 
 func (x *Range) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[9]
+	mi := &file_conformance_v1_suite_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +2188,7 @@ func (x *Range) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Range.ProtoReflect.Descriptor instead.
 func (*Range) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{9}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Range) GetStart() float64 {
@@ -1218,7 +2227,7 @@ type IntegerRange struct {
 
 func (x *IntegerRange) Reset() {
 	*x = IntegerRange{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[10]
+	mi := &file_conformance_v1_suite_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +2239,7 @@ func (x *IntegerRange) String() string {
 func (*IntegerRange) ProtoMessage() {}
 
 func (x *IntegerRange) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[10]
+	mi := &file_conformance_v1_suite_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +2252,7 @@ func (x *IntegerRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntegerRange.ProtoReflect.Descriptor instead.
 func (*IntegerRange) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{10}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *IntegerRange) GetStart() int64 {
@@ -1278,7 +2287,7 @@ type HexList struct {
 
 func (x *HexList) Reset() {
 	*x = HexList{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[11]
+	mi := &file_conformance_v1_suite_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +2299,7 @@ func (x *HexList) String() string {
 func (*HexList) ProtoMessage() {}
 
 func (x *HexList) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[11]
+	mi := &file_conformance_v1_suite_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +2312,7 @@ func (x *HexList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HexList.ProtoReflect.Descriptor instead.
 func (*HexList) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{11}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HexList) GetValues() []string {
@@ -1329,7 +2338,7 @@ type ReflectionCall struct {
 
 func (x *ReflectionCall) Reset() {
 	*x = ReflectionCall{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[12]
+	mi := &file_conformance_v1_suite_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +2350,7 @@ func (x *ReflectionCall) String() string {
 func (*ReflectionCall) ProtoMessage() {}
 
 func (x *ReflectionCall) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[12]
+	mi := &file_conformance_v1_suite_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +2363,7 @@ func (x *ReflectionCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReflectionCall.ProtoReflect.Descriptor instead.
 func (*ReflectionCall) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{12}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReflectionCall) GetQuestion() isReflectionCall_Question {
@@ -1415,7 +2424,7 @@ type RawCall struct {
 
 func (x *RawCall) Reset() {
 	*x = RawCall{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[13]
+	mi := &file_conformance_v1_suite_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +2436,7 @@ func (x *RawCall) String() string {
 func (*RawCall) ProtoMessage() {}
 
 func (x *RawCall) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[13]
+	mi := &file_conformance_v1_suite_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +2449,7 @@ func (x *RawCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RawCall.ProtoReflect.Descriptor instead.
 func (*RawCall) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{13}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RawCall) GetMethod() string {
@@ -1479,7 +2488,7 @@ type Metadata struct {
 
 func (x *Metadata) Reset() {
 	*x = Metadata{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[14]
+	mi := &file_conformance_v1_suite_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1491,7 +2500,7 @@ func (x *Metadata) String() string {
 func (*Metadata) ProtoMessage() {}
 
 func (x *Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[14]
+	mi := &file_conformance_v1_suite_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1504,7 +2513,7 @@ func (x *Metadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
 func (*Metadata) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{14}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Metadata) GetKey() string {
@@ -1565,6 +2574,8 @@ type Expectation struct {
 	RelativeTolerance float64 `protobuf:"fixed64,14,opt,name=relative_tolerance,json=relativeTolerance,proto3" json:"relative_tolerance,omitempty"`
 	// Where a NaN is expected any NaN will do.
 	AnyNan bool `protobuf:"varint,15,opt,name=any_nan,json=anyNan,proto3" json:"any_nan,omitempty"`
+	// Entries of the trailing metadata. Each must be there exactly once.
+	Trailers []*Trailer `protobuf:"bytes,16,rep,name=trailers,proto3" json:"trailers,omitempty"`
 	// The response. None: only the rules are applied.
 	//
 	// Types that are valid to be assigned to Response:
@@ -1585,7 +2596,7 @@ type Expectation struct {
 
 func (x *Expectation) Reset() {
 	*x = Expectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[15]
+	mi := &file_conformance_v1_suite_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +2608,7 @@ func (x *Expectation) String() string {
 func (*Expectation) ProtoMessage() {}
 
 func (x *Expectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[15]
+	mi := &file_conformance_v1_suite_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +2621,7 @@ func (x *Expectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Expectation.ProtoReflect.Descriptor instead.
 func (*Expectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{15}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Expectation) GetCode() string {
@@ -1718,6 +2729,13 @@ func (x *Expectation) GetAnyNan() bool {
 	return false
 }
 
+func (x *Expectation) GetTrailers() []*Trailer {
+	if x != nil {
+		return x.Trailers
+	}
+	return nil
+}
+
 func (x *Expectation) GetResponse() isExpectation_Response {
 	if x != nil {
 		return x.Response
@@ -1725,7 +2743,7 @@ func (x *Expectation) GetResponse() isExpectation_Response {
 	return nil
 }
 
-func (x *Expectation) GetPredict() *v1.PredictResponse {
+func (x *Expectation) GetPredict() *v11.PredictResponse {
 	if x != nil {
 		if x, ok := x.Response.(*Expectation_Predict); ok {
 			return x.Predict
@@ -1752,7 +2770,7 @@ func (x *Expectation) GetStream() *StreamExpectation {
 	return nil
 }
 
-func (x *Expectation) GetTensorPredict() *v1.PredictionResponse {
+func (x *Expectation) GetTensorPredict() *v11.PredictionResponse {
 	if x != nil {
 		if x, ok := x.Response.(*Expectation_TensorPredict); ok {
 			return x.TensorPredict
@@ -1770,7 +2788,7 @@ func (x *Expectation) GetHealth() *HealthExpectation {
 	return nil
 }
 
-func (x *Expectation) GetModel() *v1.Model {
+func (x *Expectation) GetModel() *v11.Model {
 	if x != nil {
 		if x, ok := x.Response.(*Expectation_Model); ok {
 			return x.Model
@@ -1788,7 +2806,7 @@ func (x *Expectation) GetModels() *ListExpectation {
 	return nil
 }
 
-func (x *Expectation) GetRecommend() *v11.RecommendationResponse {
+func (x *Expectation) GetRecommend() *v12.RecommendationResponse {
 	if x != nil {
 		if x, ok := x.Response.(*Expectation_Recommend); ok {
 			return x.Recommend
@@ -1813,7 +2831,7 @@ type isExpectation_Response interface {
 type Expectation_Predict struct {
 	// Exactly these predictions and outputs; model_version, request_id and timing.batch_rows where they are set. The runner
 	// compares latency_ms and the rest of timing by its rules only.
-	Predict *v1.PredictResponse `protobuf:"bytes,20,opt,name=predict,proto3,oneof"`
+	Predict *v11.PredictResponse `protobuf:"bytes,20,opt,name=predict,proto3,oneof"`
 }
 
 type Expectation_Batch struct {
@@ -1829,7 +2847,7 @@ type Expectation_Stream struct {
 type Expectation_TensorPredict struct {
 	// Exactly these outputs, in dtype, shape and elements; the tolerances are for elements of float dtypes. model_version and
 	// request_id where they are set.
-	TensorPredict *v1.PredictionResponse `protobuf:"bytes,23,opt,name=tensor_predict,json=tensorPredict,proto3,oneof"`
+	TensorPredict *v11.PredictionResponse `protobuf:"bytes,23,opt,name=tensor_predict,json=tensorPredict,proto3,oneof"`
 }
 
 type Expectation_Health struct {
@@ -1840,7 +2858,7 @@ type Expectation_Health struct {
 type Expectation_Model struct {
 	// Exactly this model. ready_time need not be given: it must be set where the state is READY. In a version's error only
 	// code and message are compared, the message only where it is given.
-	Model *v1.Model `protobuf:"bytes,25,opt,name=model,proto3,oneof"`
+	Model *v11.Model `protobuf:"bytes,25,opt,name=model,proto3,oneof"`
 }
 
 type Expectation_Models struct {
@@ -1850,7 +2868,7 @@ type Expectation_Models struct {
 
 type Expectation_Recommend struct {
 	// Exactly these items and scores; model_version where it is set.
-	Recommend *v11.RecommendationResponse `protobuf:"bytes,27,opt,name=recommend,proto3,oneof"`
+	Recommend *v12.RecommendationResponse `protobuf:"bytes,27,opt,name=recommend,proto3,oneof"`
 }
 
 type Expectation_Reflection struct {
@@ -1876,6 +2894,61 @@ func (*Expectation_Recommend) isExpectation_Response() {}
 
 func (*Expectation_Reflection) isExpectation_Response() {}
 
+// Trailer is an entry of the metadata that comes after the answer.
+type Trailer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key, in lower case.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// A regular expression that its whole value matches.
+	Pattern       string `protobuf:"bytes,2,opt,name=pattern,proto3" json:"pattern,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trailer) Reset() {
+	*x = Trailer{}
+	mi := &file_conformance_v1_suite_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trailer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trailer) ProtoMessage() {}
+
+func (x *Trailer) ProtoReflect() protoreflect.Message {
+	mi := &file_conformance_v1_suite_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trailer.ProtoReflect.Descriptor instead.
+func (*Trailer) Descriptor() ([]byte, []int) {
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Trailer) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Trailer) GetPattern() string {
+	if x != nil {
+		return x.Pattern
+	}
+	return ""
+}
+
 // Violation is one google.rpc.BadRequest.FieldViolation.
 type Violation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1889,7 +2962,7 @@ type Violation struct {
 
 func (x *Violation) Reset() {
 	*x = Violation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[16]
+	mi := &file_conformance_v1_suite_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2974,7 @@ func (x *Violation) String() string {
 func (*Violation) ProtoMessage() {}
 
 func (x *Violation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[16]
+	mi := &file_conformance_v1_suite_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2987,7 @@ func (x *Violation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Violation.ProtoReflect.Descriptor instead.
 func (*Violation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{16}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Violation) GetField() string {
@@ -1944,7 +3017,7 @@ type BatchExpectation struct {
 
 func (x *BatchExpectation) Reset() {
 	*x = BatchExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[17]
+	mi := &file_conformance_v1_suite_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +3029,7 @@ func (x *BatchExpectation) String() string {
 func (*BatchExpectation) ProtoMessage() {}
 
 func (x *BatchExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[17]
+	mi := &file_conformance_v1_suite_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +3042,7 @@ func (x *BatchExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchExpectation.ProtoReflect.Descriptor instead.
 func (*BatchExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{17}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *BatchExpectation) GetResults() []*Expectation {
@@ -1990,14 +3063,14 @@ func (x *BatchExpectation) GetEqualsSingles() bool {
 type StreamExpectation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// All messages in order. Compared: token, is_final, token_index, token_id, finish_reason, usage and seed.
-	Messages      []*v1.PredictToken `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	Messages      []*v11.PredictToken `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamExpectation) Reset() {
 	*x = StreamExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[18]
+	mi := &file_conformance_v1_suite_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2009,7 +3082,7 @@ func (x *StreamExpectation) String() string {
 func (*StreamExpectation) ProtoMessage() {}
 
 func (x *StreamExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[18]
+	mi := &file_conformance_v1_suite_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2022,10 +3095,10 @@ func (x *StreamExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamExpectation.ProtoReflect.Descriptor instead.
 func (*StreamExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{18}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{30}
 }
 
-func (x *StreamExpectation) GetMessages() []*v1.PredictToken {
+func (x *StreamExpectation) GetMessages() []*v11.PredictToken {
 	if x != nil {
 		return x.Messages
 	}
@@ -2046,7 +3119,7 @@ type HealthExpectation struct {
 
 func (x *HealthExpectation) Reset() {
 	*x = HealthExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[19]
+	mi := &file_conformance_v1_suite_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2058,7 +3131,7 @@ func (x *HealthExpectation) String() string {
 func (*HealthExpectation) ProtoMessage() {}
 
 func (x *HealthExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[19]
+	mi := &file_conformance_v1_suite_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2071,7 +3144,7 @@ func (x *HealthExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthExpectation.ProtoReflect.Descriptor instead.
 func (*HealthExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{19}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HealthExpectation) GetStatuses() []string {
@@ -2106,7 +3179,7 @@ type ListExpectation struct {
 
 func (x *ListExpectation) Reset() {
 	*x = ListExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[20]
+	mi := &file_conformance_v1_suite_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +3191,7 @@ func (x *ListExpectation) String() string {
 func (*ListExpectation) ProtoMessage() {}
 
 func (x *ListExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[20]
+	mi := &file_conformance_v1_suite_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +3204,7 @@ func (x *ListExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExpectation.ProtoReflect.Descriptor instead.
 func (*ListExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{20}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListExpectation) GetIncludes() []string {
@@ -2175,7 +3248,7 @@ type ReflectionExpectation struct {
 
 func (x *ReflectionExpectation) Reset() {
 	*x = ReflectionExpectation{}
-	mi := &file_conformance_v1_suite_proto_msgTypes[21]
+	mi := &file_conformance_v1_suite_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +3260,7 @@ func (x *ReflectionExpectation) String() string {
 func (*ReflectionExpectation) ProtoMessage() {}
 
 func (x *ReflectionExpectation) ProtoReflect() protoreflect.Message {
-	mi := &file_conformance_v1_suite_proto_msgTypes[21]
+	mi := &file_conformance_v1_suite_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +3273,7 @@ func (x *ReflectionExpectation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReflectionExpectation.ProtoReflect.Descriptor instead.
 func (*ReflectionExpectation) Descriptor() ([]byte, []int) {
-	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{21}
+	return file_conformance_v1_suite_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReflectionExpectation) GetServices() []string {
@@ -2221,21 +3294,100 @@ var File_conformance_v1_suite_proto protoreflect.FileDescriptor
 
 const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\n" +
-	"\x1aconformance/v1/suite.proto\x12\x0econformance.v1\x1a$inference/v1/inference_service.proto\x1a\x18inference/v1/model.proto\x1a(inference/v1/model_catalog_service.proto\x1a\"inference/v1/model_inference.proto\x1a recommender/v1/recommender.proto\"\xc8\x01\n" +
+	"\x1aconformance/v1/suite.proto\x12\x0econformance.v1\x1a$inference/v1/inference_service.proto\x1a\x18inference/v1/model.proto\x1a(inference/v1/model_catalog_service.proto\x1a\"inference/v1/model_inference.proto\x1a recommender/v1/recommender.proto\x1a#serverconfig/v1/server_config.proto\"\xc8\x01\n" +
 	"\x05Suite\x12\x18\n" +
 	"\aprofile\x18\x01 \x01(\tR\aprofile\x12+\n" +
 	"\x05level\x18\x02 \x01(\x0e2\x15.conformance.v1.LevelR\x05level\x12 \n" +
 	"\vdescription\x18\x03 \x01(\tR\vdescription\x12*\n" +
 	"\x05probe\x18\x04 \x01(\v2\x14.conformance.v1.StepR\x05probe\x12*\n" +
-	"\x05cases\x18\x05 \x03(\v2\x14.conformance.v1.CaseR\x05cases\"\x91\x01\n" +
+	"\x05cases\x18\x05 \x03(\v2\x14.conformance.v1.CaseR\x05cases\"\xc4\x01\n" +
 	"\x04Case\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12+\n" +
 	"\x05level\x18\x03 \x01(\x0e2\x15.conformance.v1.LevelR\x05level\x12*\n" +
-	"\x05steps\x18\x04 \x03(\v2\x14.conformance.v1.StepR\x05steps\"e\n" +
+	"\x05steps\x18\x04 \x03(\v2\x14.conformance.v1.StepR\x05steps\x121\n" +
+	"\x06server\x18\x05 \x01(\v2\x19.conformance.v1.OwnServerR\x06server\"Z\n" +
+	"\tOwnServer\x12\x16\n" +
+	"\x06models\x18\x01 \x03(\tR\x06models\x125\n" +
+	"\x06config\x18\x02 \x01(\v2\x1d.serverconfig.v1.ServerConfigR\x06config\"\xa0\x05\n" +
 	"\x04Step\x12(\n" +
 	"\x04call\x18\x01 \x01(\v2\x14.conformance.v1.CallR\x04call\x123\n" +
-	"\x06expect\x18\x02 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\"\x97\n" +
+	"\x06expect\x18\x02 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\x12-\n" +
+	"\x06shares\x18\x03 \x03(\v2\x15.conformance.v1.ShareR\x06shares\x12\x1e\n" +
+	"\n" +
+	"background\x18\x04 \x01(\tR\n" +
+	"background\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\bR\x05until\x12#\n" +
+	"\rwhile_running\x18\x06 \x03(\tR\fwhileRunning\x12\x16\n" +
+	"\x05await\x18\n" +
+	" \x01(\tH\x00R\x05await\x12\x18\n" +
+	"\x06cancel\x18\v \x01(\tH\x00R\x06cancel\x12\x18\n" +
+	"\x06finish\x18\f \x01(\tH\x00R\x06finish\x123\n" +
+	"\aarrived\x18\r \x01(\v2\x17.conformance.v1.ArrivalH\x00R\aarrived\x12\x18\n" +
+	"\x06scrape\x18\x0e \x01(\tH\x00R\x06scrape\x12>\n" +
+	"\ametrics\x18\x0f \x01(\v2\".conformance.v1.MetricsExpectationH\x00R\ametrics\x125\n" +
+	"\x04http\x18\x10 \x01(\v2\x1f.conformance.v1.HttpExpectationH\x00R\x04http\x12B\n" +
+	"\n" +
+	"repository\x18\x11 \x01(\v2 .conformance.v1.RepositoryChangeH\x00R\n" +
+	"repository\x12\x18\n" +
+	"\x06signal\x18\x12 \x01(\tH\x00R\x06signal\x125\n" +
+	"\x04exit\x18\x13 \x01(\v2\x1f.conformance.v1.ExitExpectationH\x00R\x04exitB\b\n" +
+	"\x06action\"\x81\x01\n" +
+	"\x05Share\x123\n" +
+	"\x06expect\x18\x01 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\x12\x19\n" +
+	"\bat_least\x18\x02 \x01(\x05R\aatLeast\x12\x1c\n" +
+	"\aat_most\x18\x03 \x01(\x05H\x00R\x06atMost\x88\x01\x01B\n" +
+	"\n" +
+	"\b_at_most\"9\n" +
+	"\aArrival\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\tR\x04call\x12\x1a\n" +
+	"\bmessages\x18\x02 \x01(\x05R\bmessages\"\xff\x01\n" +
+	"\x12MetricsExpectation\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\tR\x05since\x120\n" +
+	"\asamples\x18\x02 \x03(\v2\x16.conformance.v1.SampleR\asamples\x122\n" +
+	"\bfamilies\x18\x03 \x03(\v2\x16.conformance.v1.FamilyR\bfamilies\x12\x1f\n" +
+	"\vonly_prefix\x18\x04 \x01(\tR\n" +
+	"onlyPrefix\x12)\n" +
+	"\x10forbidden_labels\x18\x05 \x03(\tR\x0fforbiddenLabels\x12!\n" +
+	"\fopen_metrics\x18\x06 \x01(\bR\vopenMetrics\"\xaa\x02\n" +
+	"\x06Sample\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
+	"\x06labels\x18\x02 \x03(\v2\".conformance.v1.Sample.LabelsEntryR\x06labels\x12\x1b\n" +
+	"\x06equals\x18\x03 \x01(\x01H\x00R\x06equals\x88\x01\x01\x12\x1e\n" +
+	"\bat_least\x18\x04 \x01(\x01H\x01R\aatLeast\x88\x01\x01\x12\x1c\n" +
+	"\aat_most\x18\x05 \x01(\x01H\x02R\x06atMost\x88\x01\x01\x12\x16\n" +
+	"\x06absent\x18\x06 \x01(\bR\x06absent\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\a_equalsB\v\n" +
+	"\t_at_leastB\n" +
+	"\n" +
+	"\b_at_most\"~\n" +
+	"\x06Family\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
+	"\x06labels\x18\x03 \x03(\tR\x06labels\x12\x18\n" +
+	"\abuckets\x18\x04 \x03(\x01R\abuckets\x12\x1a\n" +
+	"\boptional\x18\x05 \x01(\bR\boptional\"=\n" +
+	"\x0fHttpExpectation\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\x05R\x06status\"\x9b\x01\n" +
+	"\x10RepositoryChange\x121\n" +
+	"\x04copy\x18\x01 \x01(\v2\x1b.conformance.v1.PackageCopyH\x00R\x04copy\x12\x18\n" +
+	"\x06remove\x18\x02 \x01(\tH\x00R\x06remove\x120\n" +
+	"\x05write\x18\x03 \x01(\v2\x18.conformance.v1.TextFileH\x00R\x05writeB\b\n" +
+	"\x06change\"]\n" +
+	"\vPackageCopy\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x14\n" +
+	"\x05files\x18\x03 \x03(\tR\x05files\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\"2\n" +
+	"\bTextFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"%\n" +
+	"\x0fExitExpectation\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\"\x97\n" +
 	"\n" +
 	"\x04Call\x128\n" +
 	"\apredict\x18\x01 \x01(\v2\x1c.inference.v1.PredictRequestH\x00R\apredict\x12H\n" +
@@ -2322,7 +3474,7 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x1f\n" +
 	"\vvalue_count\x18\x03 \x01(\x05R\n" +
-	"valueCount\"\x88\n" +
+	"valueCount\"\xbd\n" +
 	"\n" +
 	"\vExpectation\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12.\n" +
@@ -2342,7 +3494,8 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x05fills\x18\f \x03(\v2\x14.conformance.v1.FillR\x05fills\x12-\n" +
 	"\x12absolute_tolerance\x18\r \x01(\x01R\x11absoluteTolerance\x12-\n" +
 	"\x12relative_tolerance\x18\x0e \x01(\x01R\x11relativeTolerance\x12\x17\n" +
-	"\aany_nan\x18\x0f \x01(\bR\x06anyNan\x129\n" +
+	"\aany_nan\x18\x0f \x01(\bR\x06anyNan\x123\n" +
+	"\btrailers\x18\x10 \x03(\v2\x17.conformance.v1.TrailerR\btrailers\x129\n" +
 	"\apredict\x18\x14 \x01(\v2\x1d.inference.v1.PredictResponseH\x00R\apredict\x128\n" +
 	"\x05batch\x18\x15 \x01(\v2 .conformance.v1.BatchExpectationH\x00R\x05batch\x12;\n" +
 	"\x06stream\x18\x16 \x01(\v2!.conformance.v1.StreamExpectationH\x00R\x06stream\x12I\n" +
@@ -2358,7 +3511,10 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\n" +
 	"\n" +
-	"\bresponse\"C\n" +
+	"\bresponse\"5\n" +
+	"\aTrailer\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
+	"\apattern\x18\x02 \x01(\tR\apattern\"C\n" +
 	"\tViolation\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"p\n" +
@@ -2399,95 +3555,124 @@ func file_conformance_v1_suite_proto_rawDescGZIP() []byte {
 }
 
 var file_conformance_v1_suite_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_conformance_v1_suite_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_conformance_v1_suite_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_conformance_v1_suite_proto_goTypes = []any{
 	(Level)(0),                         // 0: conformance.v1.Level
 	(*Suite)(nil),                      // 1: conformance.v1.Suite
 	(*Case)(nil),                       // 2: conformance.v1.Case
-	(*Step)(nil),                       // 3: conformance.v1.Step
-	(*Call)(nil),                       // 4: conformance.v1.Call
-	(*Fill)(nil),                       // 5: conformance.v1.Fill
-	(*RepeatedText)(nil),               // 6: conformance.v1.RepeatedText
-	(*RepeatedHex)(nil),                // 7: conformance.v1.RepeatedHex
-	(*Line)(nil),                       // 8: conformance.v1.Line
-	(*IntegerLine)(nil),                // 9: conformance.v1.IntegerLine
-	(*Range)(nil),                      // 10: conformance.v1.Range
-	(*IntegerRange)(nil),               // 11: conformance.v1.IntegerRange
-	(*HexList)(nil),                    // 12: conformance.v1.HexList
-	(*ReflectionCall)(nil),             // 13: conformance.v1.ReflectionCall
-	(*RawCall)(nil),                    // 14: conformance.v1.RawCall
-	(*Metadata)(nil),                   // 15: conformance.v1.Metadata
-	(*Expectation)(nil),                // 16: conformance.v1.Expectation
-	(*Violation)(nil),                  // 17: conformance.v1.Violation
-	(*BatchExpectation)(nil),           // 18: conformance.v1.BatchExpectation
-	(*StreamExpectation)(nil),          // 19: conformance.v1.StreamExpectation
-	(*HealthExpectation)(nil),          // 20: conformance.v1.HealthExpectation
-	(*ListExpectation)(nil),            // 21: conformance.v1.ListExpectation
-	(*ReflectionExpectation)(nil),      // 22: conformance.v1.ReflectionExpectation
-	nil,                                // 23: conformance.v1.Expectation.ErrorMetadataEntry
-	(*v1.PredictRequest)(nil),          // 24: inference.v1.PredictRequest
-	(*v1.BatchPredictRequest)(nil),     // 25: inference.v1.BatchPredictRequest
-	(*v1.PredictionRequest)(nil),       // 26: inference.v1.PredictionRequest
-	(*v1.BatchPredictionRequest)(nil),  // 27: inference.v1.BatchPredictionRequest
-	(*v1.HealthCheckRequest)(nil),      // 28: inference.v1.HealthCheckRequest
-	(*v1.ListModelsRequest)(nil),       // 29: inference.v1.ListModelsRequest
-	(*v1.GetModelRequest)(nil),         // 30: inference.v1.GetModelRequest
-	(*v11.RecommendationRequest)(nil),  // 31: recommender.v1.RecommendationRequest
-	(*v1.PredictResponse)(nil),         // 32: inference.v1.PredictResponse
-	(*v1.PredictionResponse)(nil),      // 33: inference.v1.PredictionResponse
-	(*v1.Model)(nil),                   // 34: inference.v1.Model
-	(*v11.RecommendationResponse)(nil), // 35: recommender.v1.RecommendationResponse
-	(*v1.PredictToken)(nil),            // 36: inference.v1.PredictToken
+	(*OwnServer)(nil),                  // 3: conformance.v1.OwnServer
+	(*Step)(nil),                       // 4: conformance.v1.Step
+	(*Share)(nil),                      // 5: conformance.v1.Share
+	(*Arrival)(nil),                    // 6: conformance.v1.Arrival
+	(*MetricsExpectation)(nil),         // 7: conformance.v1.MetricsExpectation
+	(*Sample)(nil),                     // 8: conformance.v1.Sample
+	(*Family)(nil),                     // 9: conformance.v1.Family
+	(*HttpExpectation)(nil),            // 10: conformance.v1.HttpExpectation
+	(*RepositoryChange)(nil),           // 11: conformance.v1.RepositoryChange
+	(*PackageCopy)(nil),                // 12: conformance.v1.PackageCopy
+	(*TextFile)(nil),                   // 13: conformance.v1.TextFile
+	(*ExitExpectation)(nil),            // 14: conformance.v1.ExitExpectation
+	(*Call)(nil),                       // 15: conformance.v1.Call
+	(*Fill)(nil),                       // 16: conformance.v1.Fill
+	(*RepeatedText)(nil),               // 17: conformance.v1.RepeatedText
+	(*RepeatedHex)(nil),                // 18: conformance.v1.RepeatedHex
+	(*Line)(nil),                       // 19: conformance.v1.Line
+	(*IntegerLine)(nil),                // 20: conformance.v1.IntegerLine
+	(*Range)(nil),                      // 21: conformance.v1.Range
+	(*IntegerRange)(nil),               // 22: conformance.v1.IntegerRange
+	(*HexList)(nil),                    // 23: conformance.v1.HexList
+	(*ReflectionCall)(nil),             // 24: conformance.v1.ReflectionCall
+	(*RawCall)(nil),                    // 25: conformance.v1.RawCall
+	(*Metadata)(nil),                   // 26: conformance.v1.Metadata
+	(*Expectation)(nil),                // 27: conformance.v1.Expectation
+	(*Trailer)(nil),                    // 28: conformance.v1.Trailer
+	(*Violation)(nil),                  // 29: conformance.v1.Violation
+	(*BatchExpectation)(nil),           // 30: conformance.v1.BatchExpectation
+	(*StreamExpectation)(nil),          // 31: conformance.v1.StreamExpectation
+	(*HealthExpectation)(nil),          // 32: conformance.v1.HealthExpectation
+	(*ListExpectation)(nil),            // 33: conformance.v1.ListExpectation
+	(*ReflectionExpectation)(nil),      // 34: conformance.v1.ReflectionExpectation
+	nil,                                // 35: conformance.v1.Sample.LabelsEntry
+	nil,                                // 36: conformance.v1.Expectation.ErrorMetadataEntry
+	(*v1.ServerConfig)(nil),            // 37: serverconfig.v1.ServerConfig
+	(*v11.PredictRequest)(nil),         // 38: inference.v1.PredictRequest
+	(*v11.BatchPredictRequest)(nil),    // 39: inference.v1.BatchPredictRequest
+	(*v11.PredictionRequest)(nil),      // 40: inference.v1.PredictionRequest
+	(*v11.BatchPredictionRequest)(nil), // 41: inference.v1.BatchPredictionRequest
+	(*v11.HealthCheckRequest)(nil),     // 42: inference.v1.HealthCheckRequest
+	(*v11.ListModelsRequest)(nil),      // 43: inference.v1.ListModelsRequest
+	(*v11.GetModelRequest)(nil),        // 44: inference.v1.GetModelRequest
+	(*v12.RecommendationRequest)(nil),  // 45: recommender.v1.RecommendationRequest
+	(*v11.PredictResponse)(nil),        // 46: inference.v1.PredictResponse
+	(*v11.PredictionResponse)(nil),     // 47: inference.v1.PredictionResponse
+	(*v11.Model)(nil),                  // 48: inference.v1.Model
+	(*v12.RecommendationResponse)(nil), // 49: recommender.v1.RecommendationResponse
+	(*v11.PredictToken)(nil),           // 50: inference.v1.PredictToken
 }
 var file_conformance_v1_suite_proto_depIdxs = []int32{
 	0,  // 0: conformance.v1.Suite.level:type_name -> conformance.v1.Level
-	3,  // 1: conformance.v1.Suite.probe:type_name -> conformance.v1.Step
+	4,  // 1: conformance.v1.Suite.probe:type_name -> conformance.v1.Step
 	2,  // 2: conformance.v1.Suite.cases:type_name -> conformance.v1.Case
 	0,  // 3: conformance.v1.Case.level:type_name -> conformance.v1.Level
-	3,  // 4: conformance.v1.Case.steps:type_name -> conformance.v1.Step
-	4,  // 5: conformance.v1.Step.call:type_name -> conformance.v1.Call
-	16, // 6: conformance.v1.Step.expect:type_name -> conformance.v1.Expectation
-	24, // 7: conformance.v1.Call.predict:type_name -> inference.v1.PredictRequest
-	25, // 8: conformance.v1.Call.batch_predict:type_name -> inference.v1.BatchPredictRequest
-	24, // 9: conformance.v1.Call.stream_predict:type_name -> inference.v1.PredictRequest
-	26, // 10: conformance.v1.Call.tensor_predict:type_name -> inference.v1.PredictionRequest
-	27, // 11: conformance.v1.Call.tensor_batch_predict:type_name -> inference.v1.BatchPredictionRequest
-	28, // 12: conformance.v1.Call.check:type_name -> inference.v1.HealthCheckRequest
-	28, // 13: conformance.v1.Call.health_check:type_name -> inference.v1.HealthCheckRequest
-	28, // 14: conformance.v1.Call.health_watch:type_name -> inference.v1.HealthCheckRequest
-	29, // 15: conformance.v1.Call.list_models:type_name -> inference.v1.ListModelsRequest
-	30, // 16: conformance.v1.Call.get_model:type_name -> inference.v1.GetModelRequest
-	31, // 17: conformance.v1.Call.recommend:type_name -> recommender.v1.RecommendationRequest
-	13, // 18: conformance.v1.Call.reflection:type_name -> conformance.v1.ReflectionCall
-	14, // 19: conformance.v1.Call.raw:type_name -> conformance.v1.RawCall
-	5,  // 20: conformance.v1.Call.fills:type_name -> conformance.v1.Fill
-	15, // 21: conformance.v1.Call.metadata:type_name -> conformance.v1.Metadata
-	7,  // 22: conformance.v1.Call.append_pieces:type_name -> conformance.v1.RepeatedHex
-	6,  // 23: conformance.v1.Fill.text:type_name -> conformance.v1.RepeatedText
-	8,  // 24: conformance.v1.Fill.indexed_float:type_name -> conformance.v1.Line
-	9,  // 25: conformance.v1.Fill.indexed_int64:type_name -> conformance.v1.IntegerLine
-	10, // 26: conformance.v1.Fill.floats:type_name -> conformance.v1.Range
-	11, // 27: conformance.v1.Fill.int64s:type_name -> conformance.v1.IntegerRange
-	12, // 28: conformance.v1.Fill.float_array_bits:type_name -> conformance.v1.HexList
-	17, // 29: conformance.v1.Expectation.violations:type_name -> conformance.v1.Violation
-	23, // 30: conformance.v1.Expectation.error_metadata:type_name -> conformance.v1.Expectation.ErrorMetadataEntry
-	5,  // 31: conformance.v1.Expectation.fills:type_name -> conformance.v1.Fill
-	32, // 32: conformance.v1.Expectation.predict:type_name -> inference.v1.PredictResponse
-	18, // 33: conformance.v1.Expectation.batch:type_name -> conformance.v1.BatchExpectation
-	19, // 34: conformance.v1.Expectation.stream:type_name -> conformance.v1.StreamExpectation
-	33, // 35: conformance.v1.Expectation.tensor_predict:type_name -> inference.v1.PredictionResponse
-	20, // 36: conformance.v1.Expectation.health:type_name -> conformance.v1.HealthExpectation
-	34, // 37: conformance.v1.Expectation.model:type_name -> inference.v1.Model
-	21, // 38: conformance.v1.Expectation.models:type_name -> conformance.v1.ListExpectation
-	35, // 39: conformance.v1.Expectation.recommend:type_name -> recommender.v1.RecommendationResponse
-	22, // 40: conformance.v1.Expectation.reflection:type_name -> conformance.v1.ReflectionExpectation
-	16, // 41: conformance.v1.BatchExpectation.results:type_name -> conformance.v1.Expectation
-	36, // 42: conformance.v1.StreamExpectation.messages:type_name -> inference.v1.PredictToken
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	4,  // 4: conformance.v1.Case.steps:type_name -> conformance.v1.Step
+	3,  // 5: conformance.v1.Case.server:type_name -> conformance.v1.OwnServer
+	37, // 6: conformance.v1.OwnServer.config:type_name -> serverconfig.v1.ServerConfig
+	15, // 7: conformance.v1.Step.call:type_name -> conformance.v1.Call
+	27, // 8: conformance.v1.Step.expect:type_name -> conformance.v1.Expectation
+	5,  // 9: conformance.v1.Step.shares:type_name -> conformance.v1.Share
+	6,  // 10: conformance.v1.Step.arrived:type_name -> conformance.v1.Arrival
+	7,  // 11: conformance.v1.Step.metrics:type_name -> conformance.v1.MetricsExpectation
+	10, // 12: conformance.v1.Step.http:type_name -> conformance.v1.HttpExpectation
+	11, // 13: conformance.v1.Step.repository:type_name -> conformance.v1.RepositoryChange
+	14, // 14: conformance.v1.Step.exit:type_name -> conformance.v1.ExitExpectation
+	27, // 15: conformance.v1.Share.expect:type_name -> conformance.v1.Expectation
+	8,  // 16: conformance.v1.MetricsExpectation.samples:type_name -> conformance.v1.Sample
+	9,  // 17: conformance.v1.MetricsExpectation.families:type_name -> conformance.v1.Family
+	35, // 18: conformance.v1.Sample.labels:type_name -> conformance.v1.Sample.LabelsEntry
+	12, // 19: conformance.v1.RepositoryChange.copy:type_name -> conformance.v1.PackageCopy
+	13, // 20: conformance.v1.RepositoryChange.write:type_name -> conformance.v1.TextFile
+	38, // 21: conformance.v1.Call.predict:type_name -> inference.v1.PredictRequest
+	39, // 22: conformance.v1.Call.batch_predict:type_name -> inference.v1.BatchPredictRequest
+	38, // 23: conformance.v1.Call.stream_predict:type_name -> inference.v1.PredictRequest
+	40, // 24: conformance.v1.Call.tensor_predict:type_name -> inference.v1.PredictionRequest
+	41, // 25: conformance.v1.Call.tensor_batch_predict:type_name -> inference.v1.BatchPredictionRequest
+	42, // 26: conformance.v1.Call.check:type_name -> inference.v1.HealthCheckRequest
+	42, // 27: conformance.v1.Call.health_check:type_name -> inference.v1.HealthCheckRequest
+	42, // 28: conformance.v1.Call.health_watch:type_name -> inference.v1.HealthCheckRequest
+	43, // 29: conformance.v1.Call.list_models:type_name -> inference.v1.ListModelsRequest
+	44, // 30: conformance.v1.Call.get_model:type_name -> inference.v1.GetModelRequest
+	45, // 31: conformance.v1.Call.recommend:type_name -> recommender.v1.RecommendationRequest
+	24, // 32: conformance.v1.Call.reflection:type_name -> conformance.v1.ReflectionCall
+	25, // 33: conformance.v1.Call.raw:type_name -> conformance.v1.RawCall
+	16, // 34: conformance.v1.Call.fills:type_name -> conformance.v1.Fill
+	26, // 35: conformance.v1.Call.metadata:type_name -> conformance.v1.Metadata
+	18, // 36: conformance.v1.Call.append_pieces:type_name -> conformance.v1.RepeatedHex
+	17, // 37: conformance.v1.Fill.text:type_name -> conformance.v1.RepeatedText
+	19, // 38: conformance.v1.Fill.indexed_float:type_name -> conformance.v1.Line
+	20, // 39: conformance.v1.Fill.indexed_int64:type_name -> conformance.v1.IntegerLine
+	21, // 40: conformance.v1.Fill.floats:type_name -> conformance.v1.Range
+	22, // 41: conformance.v1.Fill.int64s:type_name -> conformance.v1.IntegerRange
+	23, // 42: conformance.v1.Fill.float_array_bits:type_name -> conformance.v1.HexList
+	29, // 43: conformance.v1.Expectation.violations:type_name -> conformance.v1.Violation
+	36, // 44: conformance.v1.Expectation.error_metadata:type_name -> conformance.v1.Expectation.ErrorMetadataEntry
+	16, // 45: conformance.v1.Expectation.fills:type_name -> conformance.v1.Fill
+	28, // 46: conformance.v1.Expectation.trailers:type_name -> conformance.v1.Trailer
+	46, // 47: conformance.v1.Expectation.predict:type_name -> inference.v1.PredictResponse
+	30, // 48: conformance.v1.Expectation.batch:type_name -> conformance.v1.BatchExpectation
+	31, // 49: conformance.v1.Expectation.stream:type_name -> conformance.v1.StreamExpectation
+	47, // 50: conformance.v1.Expectation.tensor_predict:type_name -> inference.v1.PredictionResponse
+	32, // 51: conformance.v1.Expectation.health:type_name -> conformance.v1.HealthExpectation
+	48, // 52: conformance.v1.Expectation.model:type_name -> inference.v1.Model
+	33, // 53: conformance.v1.Expectation.models:type_name -> conformance.v1.ListExpectation
+	49, // 54: conformance.v1.Expectation.recommend:type_name -> recommender.v1.RecommendationResponse
+	34, // 55: conformance.v1.Expectation.reflection:type_name -> conformance.v1.ReflectionExpectation
+	27, // 56: conformance.v1.BatchExpectation.results:type_name -> conformance.v1.Expectation
+	50, // 57: conformance.v1.StreamExpectation.messages:type_name -> inference.v1.PredictToken
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_conformance_v1_suite_proto_init() }
@@ -2496,6 +3681,25 @@ func file_conformance_v1_suite_proto_init() {
 		return
 	}
 	file_conformance_v1_suite_proto_msgTypes[3].OneofWrappers = []any{
+		(*Step_Await)(nil),
+		(*Step_Cancel)(nil),
+		(*Step_Finish)(nil),
+		(*Step_Arrived)(nil),
+		(*Step_Scrape)(nil),
+		(*Step_Metrics)(nil),
+		(*Step_Http)(nil),
+		(*Step_Repository)(nil),
+		(*Step_Signal)(nil),
+		(*Step_Exit)(nil),
+	}
+	file_conformance_v1_suite_proto_msgTypes[4].OneofWrappers = []any{}
+	file_conformance_v1_suite_proto_msgTypes[7].OneofWrappers = []any{}
+	file_conformance_v1_suite_proto_msgTypes[10].OneofWrappers = []any{
+		(*RepositoryChange_Copy)(nil),
+		(*RepositoryChange_Remove)(nil),
+		(*RepositoryChange_Write)(nil),
+	}
+	file_conformance_v1_suite_proto_msgTypes[14].OneofWrappers = []any{
 		(*Call_Predict)(nil),
 		(*Call_BatchPredict)(nil),
 		(*Call_StreamPredict)(nil),
@@ -2510,7 +3714,7 @@ func file_conformance_v1_suite_proto_init() {
 		(*Call_Reflection)(nil),
 		(*Call_Raw)(nil),
 	}
-	file_conformance_v1_suite_proto_msgTypes[4].OneofWrappers = []any{
+	file_conformance_v1_suite_proto_msgTypes[15].OneofWrappers = []any{
 		(*Fill_Text)(nil),
 		(*Fill_IndexedText)(nil),
 		(*Fill_IndexedFloat)(nil),
@@ -2523,11 +3727,11 @@ func file_conformance_v1_suite_proto_init() {
 		(*Fill_Hex)(nil),
 		(*Fill_PaddingToMessageBytes)(nil),
 	}
-	file_conformance_v1_suite_proto_msgTypes[12].OneofWrappers = []any{
+	file_conformance_v1_suite_proto_msgTypes[23].OneofWrappers = []any{
 		(*ReflectionCall_ListServices)(nil),
 		(*ReflectionCall_Symbol)(nil),
 	}
-	file_conformance_v1_suite_proto_msgTypes[15].OneofWrappers = []any{
+	file_conformance_v1_suite_proto_msgTypes[26].OneofWrappers = []any{
 		(*Expectation_Predict)(nil),
 		(*Expectation_Batch)(nil),
 		(*Expectation_Stream)(nil),
@@ -2544,7 +3748,7 @@ func file_conformance_v1_suite_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_conformance_v1_suite_proto_rawDesc), len(file_conformance_v1_suite_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3,6 +3,7 @@ from concord_proto.inference.v1 import model_pb2 as _model_pb2
 from concord_proto.inference.v1 import model_catalog_service_pb2 as _model_catalog_service_pb2
 from concord_proto.inference.v1 import model_inference_pb2 as _model_inference_pb2
 from concord_proto.recommender.v1 import recommender_pb2 as _recommender_pb2
+from concord_proto.serverconfig.v1 import server_config_pb2 as _server_config_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -38,24 +39,175 @@ class Suite(_message.Message):
     def __init__(self, profile: _Optional[str] = ..., level: _Optional[_Union[Level, str]] = ..., description: _Optional[str] = ..., probe: _Optional[_Union[Step, _Mapping]] = ..., cases: _Optional[_Iterable[_Union[Case, _Mapping]]] = ...) -> None: ...
 
 class Case(_message.Message):
-    __slots__ = ("id", "description", "level", "steps")
+    __slots__ = ("id", "description", "level", "steps", "server")
     ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
     id: str
     description: str
     level: Level
     steps: _containers.RepeatedCompositeFieldContainer[Step]
-    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., level: _Optional[_Union[Level, str]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
+    server: OwnServer
+    def __init__(self, id: _Optional[str] = ..., description: _Optional[str] = ..., level: _Optional[_Union[Level, str]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., server: _Optional[_Union[OwnServer, _Mapping]] = ...) -> None: ...
+
+class OwnServer(_message.Message):
+    __slots__ = ("models", "config")
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    config: _server_config_pb2.ServerConfig
+    def __init__(self, models: _Optional[_Iterable[str]] = ..., config: _Optional[_Union[_server_config_pb2.ServerConfig, _Mapping]] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("call", "expect")
+    __slots__ = ("call", "expect", "shares", "background", "until", "while_running", "cancel", "finish", "arrived", "scrape", "metrics", "http", "repository", "signal", "exit")
     CALL_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    WHILE_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    AWAIT_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    SCRAPE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    HTTP_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    EXIT_FIELD_NUMBER: _ClassVar[int]
     call: Call
     expect: Expectation
-    def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., expect: _Optional[_Union[Expectation, _Mapping]] = ...) -> None: ...
+    shares: _containers.RepeatedCompositeFieldContainer[Share]
+    background: str
+    until: bool
+    while_running: _containers.RepeatedScalarFieldContainer[str]
+    cancel: str
+    finish: str
+    arrived: Arrival
+    scrape: str
+    metrics: MetricsExpectation
+    http: HttpExpectation
+    repository: RepositoryChange
+    signal: str
+    exit: ExitExpectation
+    def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., expect: _Optional[_Union[Expectation, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., background: _Optional[str] = ..., until: _Optional[bool] = ..., while_running: _Optional[_Iterable[str]] = ..., cancel: _Optional[str] = ..., finish: _Optional[str] = ..., arrived: _Optional[_Union[Arrival, _Mapping]] = ..., scrape: _Optional[str] = ..., metrics: _Optional[_Union[MetricsExpectation, _Mapping]] = ..., http: _Optional[_Union[HttpExpectation, _Mapping]] = ..., repository: _Optional[_Union[RepositoryChange, _Mapping]] = ..., signal: _Optional[str] = ..., exit: _Optional[_Union[ExitExpectation, _Mapping]] = ..., **kwargs) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("expect", "at_least", "at_most")
+    EXPECT_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    expect: Expectation
+    at_least: int
+    at_most: int
+    def __init__(self, expect: _Optional[_Union[Expectation, _Mapping]] = ..., at_least: _Optional[int] = ..., at_most: _Optional[int] = ...) -> None: ...
+
+class Arrival(_message.Message):
+    __slots__ = ("call", "messages")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    call: str
+    messages: int
+    def __init__(self, call: _Optional[str] = ..., messages: _Optional[int] = ...) -> None: ...
+
+class MetricsExpectation(_message.Message):
+    __slots__ = ("since", "samples", "families", "only_prefix", "forbidden_labels", "open_metrics")
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    FAMILIES_FIELD_NUMBER: _ClassVar[int]
+    ONLY_PREFIX_FIELD_NUMBER: _ClassVar[int]
+    FORBIDDEN_LABELS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_METRICS_FIELD_NUMBER: _ClassVar[int]
+    since: str
+    samples: _containers.RepeatedCompositeFieldContainer[Sample]
+    families: _containers.RepeatedCompositeFieldContainer[Family]
+    only_prefix: str
+    forbidden_labels: _containers.RepeatedScalarFieldContainer[str]
+    open_metrics: bool
+    def __init__(self, since: _Optional[str] = ..., samples: _Optional[_Iterable[_Union[Sample, _Mapping]]] = ..., families: _Optional[_Iterable[_Union[Family, _Mapping]]] = ..., only_prefix: _Optional[str] = ..., forbidden_labels: _Optional[_Iterable[str]] = ..., open_metrics: _Optional[bool] = ...) -> None: ...
+
+class Sample(_message.Message):
+    __slots__ = ("name", "labels", "equals", "at_least", "at_most", "absent")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    EQUALS_FIELD_NUMBER: _ClassVar[int]
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    equals: float
+    at_least: float
+    at_most: float
+    absent: bool
+    def __init__(self, name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., equals: _Optional[float] = ..., at_least: _Optional[float] = ..., at_most: _Optional[float] = ..., absent: _Optional[bool] = ...) -> None: ...
+
+class Family(_message.Message):
+    __slots__ = ("name", "type", "labels", "buckets", "optional")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    type: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    buckets: _containers.RepeatedScalarFieldContainer[float]
+    optional: bool
+    def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., buckets: _Optional[_Iterable[float]] = ..., optional: _Optional[bool] = ...) -> None: ...
+
+class HttpExpectation(_message.Message):
+    __slots__ = ("path", "status")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    status: int
+    def __init__(self, path: _Optional[str] = ..., status: _Optional[int] = ...) -> None: ...
+
+class RepositoryChange(_message.Message):
+    __slots__ = ("copy", "remove", "write")
+    COPY_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    WRITE_FIELD_NUMBER: _ClassVar[int]
+    copy: PackageCopy
+    remove: str
+    write: TextFile
+    def __init__(self, copy: _Optional[_Union[PackageCopy, _Mapping]] = ..., remove: _Optional[str] = ..., write: _Optional[_Union[TextFile, _Mapping]] = ...) -> None: ...
+
+class PackageCopy(_message.Message):
+    __slots__ = ("to", "files", "bytes")
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    to: str
+    files: _containers.RepeatedScalarFieldContainer[str]
+    bytes: int
+    def __init__(self, to: _Optional[str] = ..., files: _Optional[_Iterable[str]] = ..., bytes: _Optional[int] = ..., **kwargs) -> None: ...
+
+class TextFile(_message.Message):
+    __slots__ = ("path", "text")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    text: str
+    def __init__(self, path: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ExitExpectation(_message.Message):
+    __slots__ = ("code",)
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    def __init__(self, code: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections", "append_pieces")
@@ -224,7 +376,7 @@ class Metadata(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ..., value_count: _Optional[int] = ...) -> None: ...
 
 class Expectation(_message.Message):
-    __slots__ = ("code", "other_allowed_codes", "reason", "message", "message_pattern", "violations", "error_metadata", "details_optional", "forbidden", "max_elapsed_ms", "max_received_wire_bytes", "fills", "absolute_tolerance", "relative_tolerance", "any_nan", "predict", "batch", "stream", "tensor_predict", "health", "model", "models", "recommend", "reflection")
+    __slots__ = ("code", "other_allowed_codes", "reason", "message", "message_pattern", "violations", "error_metadata", "details_optional", "forbidden", "max_elapsed_ms", "max_received_wire_bytes", "fills", "absolute_tolerance", "relative_tolerance", "any_nan", "trailers", "predict", "batch", "stream", "tensor_predict", "health", "model", "models", "recommend", "reflection")
     class ErrorMetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +399,7 @@ class Expectation(_message.Message):
     ABSOLUTE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     RELATIVE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     ANY_NAN_FIELD_NUMBER: _ClassVar[int]
+    TRAILERS_FIELD_NUMBER: _ClassVar[int]
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +424,7 @@ class Expectation(_message.Message):
     absolute_tolerance: float
     relative_tolerance: float
     any_nan: bool
+    trailers: _containers.RepeatedCompositeFieldContainer[Trailer]
     predict: _inference_service_pb2.PredictResponse
     batch: BatchExpectation
     stream: StreamExpectation
@@ -280,7 +434,15 @@ class Expectation(_message.Message):
     models: ListExpectation
     recommend: _recommender_pb2.RecommendationResponse
     reflection: ReflectionExpectation
-    def __init__(self, code: _Optional[str] = ..., other_allowed_codes: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., message_pattern: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[Violation, _Mapping]]] = ..., error_metadata: _Optional[_Mapping[str, str]] = ..., details_optional: _Optional[bool] = ..., forbidden: _Optional[_Iterable[str]] = ..., max_elapsed_ms: _Optional[int] = ..., max_received_wire_bytes: _Optional[int] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ..., any_nan: _Optional[bool] = ..., predict: _Optional[_Union[_inference_service_pb2.PredictResponse, _Mapping]] = ..., batch: _Optional[_Union[BatchExpectation, _Mapping]] = ..., stream: _Optional[_Union[StreamExpectation, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionResponse, _Mapping]] = ..., health: _Optional[_Union[HealthExpectation, _Mapping]] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., models: _Optional[_Union[ListExpectation, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationResponse, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionExpectation, _Mapping]] = ...) -> None: ...
+    def __init__(self, code: _Optional[str] = ..., other_allowed_codes: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., message_pattern: _Optional[str] = ..., violations: _Optional[_Iterable[_Union[Violation, _Mapping]]] = ..., error_metadata: _Optional[_Mapping[str, str]] = ..., details_optional: _Optional[bool] = ..., forbidden: _Optional[_Iterable[str]] = ..., max_elapsed_ms: _Optional[int] = ..., max_received_wire_bytes: _Optional[int] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ..., any_nan: _Optional[bool] = ..., trailers: _Optional[_Iterable[_Union[Trailer, _Mapping]]] = ..., predict: _Optional[_Union[_inference_service_pb2.PredictResponse, _Mapping]] = ..., batch: _Optional[_Union[BatchExpectation, _Mapping]] = ..., stream: _Optional[_Union[StreamExpectation, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionResponse, _Mapping]] = ..., health: _Optional[_Union[HealthExpectation, _Mapping]] = ..., model: _Optional[_Union[_model_pb2.Model, _Mapping]] = ..., models: _Optional[_Union[ListExpectation, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationResponse, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionExpectation, _Mapping]] = ...) -> None: ...
+
+class Trailer(_message.Message):
+    __slots__ = ("key", "pattern")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    pattern: str
+    def __init__(self, key: _Optional[str] = ..., pattern: _Optional[str] = ...) -> None: ...
 
 class Violation(_message.Message):
     __slots__ = ("field", "description")
