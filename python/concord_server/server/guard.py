@@ -24,7 +24,7 @@ from concord_server import telemetry
 from concord_server.fault import Fault, Reason, Violation, from_violations, internal, shown
 from concord_server.model import Call
 from concord_server.server.request import answer_too_large
-from concord_server.server.status import code_of, status_of
+from concord_server.server.status import code_of, trailers_of
 
 __all__ = ["Guard", "Received"]
 
@@ -42,8 +42,10 @@ _QUICK_BYTES = 64 << 10
 class Received(Generic[Q]):
     """A request and what belongs to its call."""
 
-    def __init__(self, message: Q, begin: float, call: Call) -> None:
+    def __init__(self, message: Q, begin: float, call: Call, size: int = 0) -> None:
         self.message = message
+        self.size = size
+        """Bytes of the message: a large one is worked on off the event loop."""
         self.begin = begin
         """Of the call, by time.perf_counter()."""
         self.call = call
@@ -68,7 +70,9 @@ class Guard:
                 begin = time.perf_counter()
                 compressed = data.startswith(_GZIP)
                 message = await self._receive(data, request_type)
-                answer = await behavior(Received(message, begin, _call(context)))
+                answer = await behavior(
+                    Received(message, begin, _call(context), message.ByteSize() if compressed else len(data))
+                )
                 packed = self._pack(answer)
             except Fault as fault:
                 failure = fault.with_traceback(None)
@@ -94,7 +98,9 @@ class Guard:
                 begin = time.perf_counter()
                 compressed = data.startswith(_GZIP)
                 message = await self._receive(data, request_type)
-                async for answer in behavior(Received(message, begin, _call(context))):
+                async for answer in behavior(
+                    Received(message, begin, _call(context), message.ByteSize() if compressed else len(data))
+                ):
                     if not compressed:
                         context.disable_next_message_compression()
                     await context.write(self._pack(answer))
@@ -185,6 +191,4 @@ def _defect(method: str, message: Message | None, error: Exception) -> Fault:
 
 async def _abort(context: Context, fault: Fault) -> None:
     """Ends the call: gRPC raises its own exception through the handler."""
-    status = status_of(fault)
-    details = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code_of(fault), fault.message, details)
+    await context.abort(code_of(fault), fault.message, trailers_of(fault))

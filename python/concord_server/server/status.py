@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from concord_server.fault import Fault, Reason
 from concord_server.model import is_id, is_version
 
-__all__ = ["TABLE", "code_of", "status_of"]
+__all__ = ["TABLE", "code_of", "status_of", "trailers_of"]
 
 _DOMAIN = "concord"
 # A status travels in HTTP/2 headers, and many clients take 8 KiB of them in all.
@@ -103,3 +103,12 @@ def status_of(fault: Fault) -> status_pb2.Status:
         delay = Duration(seconds=int(retry_seconds), nanos=int(retry_seconds % 1 * 1e9))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def trailers_of(fault: Fault) -> tuple[tuple[str, str | bytes], ...]:
+    """The trailers of a call that ends with a fault: its status with the details, and when to come back."""
+    status = ("grpc-status-details-bin", status_of(fault).SerializeToString())
+    if fault.reason is not Reason.QUEUE_FULL:
+        return (status,)
+    # gRPC's clients that retry by themselves wait so long.
+    return (status, ("grpc-retry-pushback-ms", str(round(TABLE[fault.reason].retry_seconds * 1000))))
