@@ -161,6 +161,7 @@ def manifest(
     batchable: bool = True,
     max_batch_rows: int = 0,
     kind: int = model_pb2.MODEL_KIND_TABULAR,
+    axis_limits: Sequence[manifest_pb2.AxisLimit] = (),
 ) -> manifest_pb2.Manifest:
     """A manifest but for what the package writer fills in."""
     return manifest_pb2.Manifest(
@@ -170,6 +171,7 @@ def manifest(
         predictions=predictions,
         outputs=outputs,
         batching=manifest_pb2.Batching(batchable=batchable, max_batch_rows=max_batch_rows),
+        axis_limits=axis_limits,
     )
 
 
@@ -450,7 +452,7 @@ def write_names(root: Path) -> None:
 
 
 def write_open(root: Path) -> None:
-    """open: arrays of any length; open-matrix: of any number of rows of eight; empty: of no length."""
+    """open: arrays of any length; at-most-512: of up to so many; open-matrix: of rows of eight; empty: of no length."""
     write_package(
         root / "open" / "1",
         model=graph(
@@ -466,6 +468,35 @@ def write_open(root: Path) -> None:
             [output("same", FLOAT, [-1])],
         ),
         golden=golden(({"x": numbers(1, 2, 3)}, {"sum": 6}, {"same": numbers(1, 2, 3)})),
+    )
+    write_package(
+        root / "at-most-512" / "1",
+        # Each value times its place's own weight, as a network adds what it has learnt of places: there are 512.
+        model=graph(
+            [tensor("x", TensorProto.FLOAT, "N", "L")],
+            [tensor("sum", TensorProto.FLOAT, "N", 1)],
+            [
+                node("Shape", ["x"], ["shape"]),
+                node("Gather", ["shape", "one"], ["length"]),
+                node("Range", ["zero", "length", "one"], ["places"]),
+                node("Gather", ["weights", "places"], ["learnt"]),
+                node("Mul", ["x", "learnt"], ["weighed"]),
+                node("ReduceSum", ["weighed", "axes"], ["sum"], keepdims=1),
+            ],
+            [
+                constant("zero", TensorProto.INT64, [], [0]),
+                constant("one", TensorProto.INT64, [], [1]),
+                constant("axes", TensorProto.INT64, [1], [1]),
+                constant("weights", TensorProto.FLOAT, [512], [float(place) for place in range(512)]),
+            ],
+        ),
+        manifest=manifest(
+            "The sum of values, each times its place.",
+            [feature("x", FLOAT, [-1])],
+            [prediction("sum")],
+            axis_limits=[manifest_pb2.AxisLimit(input="x", axis=1, max_length=512)],
+        ),
+        golden=golden(({"x": numbers(1, 2, 3)}, {"sum": 8}, {})),
     )
     eight = [float(value) for value in range(8)]
     write_package(

@@ -143,14 +143,27 @@ class Spec:
     """-1 where the graph leaves a length open."""
     unranked: bool = False
     """Not even the rank is known; the shape is empty."""
+    longest: tuple[int, ...] = ()
+    """Greatest length of each axis of an input, 0 where nothing says; empty where nothing is said of any."""
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether a tensor of this shape fits."""
         if self.unranked:
             return True
-        return len(shape) == len(self.shape) and all(
-            wanted in (-1, length) for length, wanted in zip(shape, self.shape, strict=True)
-        )
+        if len(shape) != len(self.shape):
+            return False
+        if self.longest and any(most and length > most for length, most in zip(shape, self.longest, strict=True)):
+            return False
+        return all(wanted in (-1, length) for length, wanted in zip(shape, self.shape, strict=True))
+
+    def open_shape(self) -> str:
+        """The shape in a message, with "?" for an open axis and "<=512" for one that is limited."""
+        longest = self.longest or (0,) * len(self.shape)
+        lengths = [
+            str(length) if length != -1 else f"<={most}" if most else "?"
+            for length, most in zip(self.shape, longest, strict=True)
+        ]
+        return f"[{', '.join(lengths)}]"
 
     def describe(self) -> str:
         """The spec in a message: `float [-1, 30]`."""
@@ -285,8 +298,7 @@ def from_wire(message: tensor_pb2.Tensor, spec: Spec) -> Tensor | Violation:
     if dtype is not spec.dtype:
         return bad(Reason.TENSOR_DTYPE_MISMATCH, ".dtype", f"expected dtype {wanted}, got {_upper(dtype)}")
     if not spec.takes(shape):
-        open_shape = shape_text(spec.shape).replace("-1", "?")
-        text = f"expected shape {open_shape}, got {shape_text(shape)}"
+        text = f"expected shape {spec.open_shape()}, got {shape_text(shape)}"
         return bad(Reason.TENSOR_SHAPE_MISMATCH, ".shape", text)
     if dtype is not DType.STRING:
         return Tensor(dtype, np.frombuffer(data, dtype.storage).reshape(shape))

@@ -86,10 +86,18 @@ func (p *Plan) bindFeatures(bindings []*modelpackagev1.FeatureBinding, inputs []
 		if n, ok := tensor.Elements(p.inputs[i].shape); p.inputs[i].open < 0 && (!ok || n > maxElements) {
 			return fmt.Errorf("input %s: expected at most %d elements in a row, got %s", fault.Quote(inputs[i].Name), maxElements, tensor.ShapeText(p.inputs[i].shape))
 		}
+		for axis, most := range inputs[i].Max {
+			if length := p.inputs[i].shape[axis]; most > 0 && length > most {
+				return fmt.Errorf("input %s: expected at most %d on axis %d, got %s", fault.Quote(inputs[i].Name), most, axis, tensor.ShapeText(p.inputs[i].shape))
+			}
+		}
 	}
 	// Last, since a default is written like any value, into inputs whose shapes are known.
 	for i := range p.features {
 		f := &p.features[i]
+		if err := p.limit(f); err != nil {
+			return fmt.Errorf("feature %s: %w", fault.Quote(f.name), err)
+		}
 		if err := p.checkDefault(f); err != nil {
 			return fmt.Errorf("feature %s: %w", fault.Quote(f.name), err)
 		}

@@ -79,6 +79,9 @@ func (p *Plan) put(f *source, value *inferencev1.FeatureValue, row []tensor.Tens
 		if f.unit == 0 && values > 0 || f.unit > 0 && int64(values)%f.unit != 0 {
 			return f.violation(fault.FeatureShapeMismatch, "expected a multiple of %d values, got %d", f.unit, values)
 		}
+		if f.most > 0 && f.unit > 0 && int64(values)/f.unit > f.most {
+			return f.violation(fault.FeatureShapeMismatch, "expected at most %d values, got %d", f.most*f.unit, values)
+		}
 		shape := slices.Clone(in.shape)
 		shape[in.open] = 0
 		if f.unit > 0 {

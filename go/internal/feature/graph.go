@@ -29,6 +29,9 @@ func FromGraph(inputs, outputs []tensor.Spec) (*Plan, error) {
 			return nil, fmt.Errorf("input %s: %w", fault.Quote(inputs[i].Name), err)
 		}
 		in.open = openAxis(in.shape)
+		if err := p.limit(&f); err != nil {
+			return nil, fmt.Errorf("input %s: %w", fault.Quote(inputs[i].Name), err)
+		}
 		p.byName[f.name] = i
 		p.features = append(p.features, f)
 	}

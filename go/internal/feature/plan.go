@@ -30,6 +30,7 @@ type source struct {
 	scalar bool
 	count  int64 // values of an array; -1 where the shape is open
 	unit   int64 // with an open shape: the product of the other lengths
+	most   int64 // with an open shape: its greatest length, 0 where nothing says
 	input  int
 	column int64 // the first element in the input's row
 }

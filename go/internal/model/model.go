@@ -45,6 +45,8 @@ type Model struct {
 	// Features says how features become the graph's inputs; nil where the model takes tensors only, and then NoFeatures says why.
 	Features   *feature.Plan
 	NoFeatures string
+	// Limited are the graph's inputs with the limits of their open axes; nil where the session's own say all.
+	Limited []tensor.Spec
 	// Batchable tells whether rows of several requests may share one execution.
 	Batchable bool
 
@@ -84,7 +86,12 @@ func (m *Model) MaxRows() int {
 }
 
 // Inputs are the graph's inputs, in its order.
-func (m *Model) Inputs() []tensor.Spec { return m.session.Inputs() }
+func (m *Model) Inputs() []tensor.Spec {
+	if m.Limited != nil {
+		return m.Limited
+	}
+	return m.session.Inputs()
+}
 
 // Outputs are the graph's outputs, in its order.
 func (m *Model) Outputs() []tensor.Spec { return m.session.Outputs() }

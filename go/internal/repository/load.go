@@ -83,7 +83,11 @@ func kindOf(manifest *modelpackagev1.Manifest) (model.Kind, error) {
 
 // assemble holds the manifest against the graph.
 func assemble(id, number string, kind model.Kind, manifest *modelpackagev1.Manifest, session model.Session) (*model.Model, error) {
-	inputs, outputs := session.Inputs(), session.Outputs()
+	outputs := session.Outputs()
+	inputs, err := feature.Limit(manifest.GetAxisLimits(), session.Inputs())
+	if err != nil {
+		return nil, err
+	}
 	batching := manifest.GetBatching()
 	if batching.GetBatchable() {
 		if err := checkBatchable(inputs, outputs); err != nil {
@@ -91,7 +95,6 @@ func assemble(id, number string, kind model.Kind, manifest *modelpackagev1.Manif
 		}
 	}
 	var plan *feature.Plan
-	var err error
 	noFeatures := ""
 	if kind == inferencev1.ModelKind_MODEL_KIND_TABULAR {
 		if plan, err = feature.FromManifest(manifest, inputs, outputs); err != nil {
@@ -107,6 +110,7 @@ func assemble(id, number string, kind model.Kind, manifest *modelpackagev1.Manif
 	}
 	m := model.New(id, number, kind, session, plan, batching.GetBatchable(), int(batching.GetMaxBatchRows()))
 	m.NoFeatures = noFeatures
+	m.Limited = inputs
 	return m, nil
 }
 

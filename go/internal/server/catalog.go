@@ -107,7 +107,7 @@ func describeVersion(version *repository.Version) *inferencev1.ModelVersion {
 func tensorSpecs(specs []tensor.Spec) []*inferencev1.TensorSpec {
 	list := make([]*inferencev1.TensorSpec, len(specs))
 	for i := range specs {
-		list[i] = &inferencev1.TensorSpec{Name: specs[i].Name, Dtype: inferencev1.DataType(specs[i].DType), Shape: specs[i].Shape}
+		list[i] = &inferencev1.TensorSpec{Name: specs[i].Name, Dtype: inferencev1.DataType(specs[i].DType), Shape: specs[i].Shape, MaxShape: specs[i].Max}
 	}
 	return list
 }

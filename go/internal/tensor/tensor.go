@@ -22,6 +22,7 @@ type Spec struct {
 	DType    DType
 	Shape    []int64 // -1 where the graph leaves a length open
 	Unranked bool    // not even the rank is known; Shape is empty
+	Max      []int64 // greatest length of each axis of an input, 0 where nothing says; nil where nothing is said of any
 }
 
 // Elements is the product of a shape's lengths: 1 for rank 0. It is false where a length is negative or the product does not

@@ -159,6 +159,7 @@ func TestFromWire(t *testing.T) {
 		"data and strings":              {&inferencev1.Tensor{Dtype: 1, Shape: []int64{0}, Strings: [][]byte{nil}}, spec, fault.TensorDataInvalid, ".strings", "expected no strings with dtype FLOAT, got 1"},
 		"bool 2":                        {&inferencev1.Tensor{Dtype: 9, Shape: []int64{2}, Data: []byte{1, 2}}, spec, fault.TensorDataInvalid, ".data", "expected bools of 0 or 1, got 2"},
 		"other dtype":                   {&inferencev1.Tensor{Dtype: 7, Shape: []int64{1, 2}, Data: make([]byte, 16)}, spec, fault.TensorDTypeMismatch, ".dtype", "expected dtype FLOAT, got INT64"},
+		"longer than the limit":         {float([]int64{1, 3}, 12), Spec{Name: "x", DType: Float32, Shape: []int64{-1, -1}, Max: []int64{0, 2}}, fault.TensorShapeMismatch, ".shape", "expected shape [?, <=2], got [1, 3]"},
 		"other shape":                   {float([]int64{2, 4}, 32), spec, fault.TensorShapeMismatch, ".shape", "expected shape [?, 2], got [2, 4]"},
 		"other rank":                    {float([]int64{2}, 8), spec, fault.TensorShapeMismatch, ".shape", "expected shape [?, 2], got [2]"},
 	} {

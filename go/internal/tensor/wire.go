@@ -101,11 +101,29 @@ func (s *Spec) takes(shape []int64) bool {
 	if s.Unranked {
 		return true
 	}
+	for axis, most := range s.Max {
+		if most > 0 && axis < len(shape) && shape[axis] > most {
+			return false
+		}
+	}
 	return slices.EqualFunc(s.Shape, shape, func(want, got int64) bool { return want == -1 || want == got })
 }
 
-// openShape is the spec's shape in a message, with "?" for an open axis.
-func (s *Spec) openShape() string { return strings.ReplaceAll(ShapeText(s.Shape), "-1", "?") }
+// openShape is the spec's shape in a message, with "?" for an open axis and "<=512" for one that is limited.
+func (s *Spec) openShape() string {
+	lengths := make([]string, len(s.Shape))
+	for axis, length := range s.Shape {
+		switch {
+		case length != -1:
+			lengths[axis] = strconv.FormatInt(length, 10)
+		case s.Max != nil && s.Max[axis] > 0:
+			lengths[axis] = "<=" + strconv.FormatInt(s.Max[axis], 10)
+		default:
+			lengths[axis] = "?"
+		}
+	}
+	return "[" + strings.Join(lengths, ", ") + "]"
+}
 
 // upper is the type's name in inference.v1.DataType.
 func (d DType) upper() string { return strings.ToUpper(d.String()) }

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from concord_server.feature.bind import BindError, from_graph, from_manifest
+from concord_server.feature.bind import from_graph, from_manifest
 from concord_server.feature.encode import EncodeError
-from concord_server.feature.plan import Plan
+from concord_server.feature.limit import limit
+from concord_server.feature.plan import BindError, Plan
 
-__all__ = ["BindError", "EncodeError", "Plan", "from_graph", "from_manifest"]
+__all__ = ["BindError", "EncodeError", "Plan", "from_graph", "from_manifest", "limit"]

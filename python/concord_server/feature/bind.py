@@ -11,13 +11,10 @@ from concord_proto.modelpackage.v1 import manifest_pb2
 from concord_server.fault import quote
 from concord_server.feature.decode import Row, Source
 from concord_server.feature.encode import OutputSource, PredictionSource
-from concord_server.feature.plan import Input, Plan, has_batch_axis, type_of
+from concord_server.feature.plan import MAX_ELEMENTS, BindError, Input, Plan, has_batch_axis, type_of
 from concord_server.tensor import DType, Spec, dtype_name, elements, shape_text
 
-__all__ = ["BindError", "from_graph", "from_manifest"]
-
-# More values than this fit in no message.
-_MAX_ELEMENTS = 1 << 31
+__all__ = ["from_graph", "from_manifest"]
 
 _TYPES = {
     model_pb2.FEATURE_TYPE_FLOAT: "FLOAT",
@@ -26,10 +23,6 @@ _TYPES = {
     model_pb2.FEATURE_TYPE_BOOL: "BOOL",
     model_pb2.FEATURE_TYPE_STRING: "STRING",
 }
-
-
-class BindError(Exception):
-    """A binding does not fit the graph; the text says which and why."""
 
 
 def from_manifest(manifest: manifest_pb2.Manifest, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> Plan:
@@ -75,6 +68,7 @@ def from_graph(inputs: Sequence[Spec], outputs: Sequence[Spec]) -> Plan:
         except BindError as error:
             raise BindError(f"input {quote(spec.name)}: {error}") from None
         source.shape = tuple(plan.inputs[i].shape)
+        _limit(source, spec)
         plan.sources.append(source)
     for i, spec in enumerate(outputs):
         at = plan.want(i, spec)
@@ -111,8 +105,8 @@ def _source(public: model_pb2.Feature, index: int, dtype: DType, column: int) ->
     if any(length < -1 for length in shape):
         raise BindError(f"expected lengths of at least 0 or -1, got shape {shape_text(shape)}")
     unit = elements([length for length in shape if length != -1])
-    if unit is None or unit > _MAX_ELEMENTS:
-        raise BindError(f"expected at most {_MAX_ELEMENTS} elements, got shape {shape_text(shape)}")
+    if unit is None or unit > MAX_ELEMENTS:
+        raise BindError(f"expected at most {MAX_ELEMENTS} elements, got shape {shape_text(shape)}")
     default = public.default_value if public.HasField("default_value") else None
     return Source(
         public=public,
@@ -144,10 +138,16 @@ def _bind_features(plan: Plan, bindings: Sequence[manifest_pb2.FeatureBinding], 
             _fill(plan.inputs[i], sources)
         except BindError as error:
             raise BindError(f"input {quote(inputs[i].name)}: {error}") from None
+        for axis, most in enumerate(inputs[i].longest):
+            shape = plan.inputs[i].shape
+            if most and shape[axis] > most:
+                text = f"expected at most {most} on axis {axis}, got {shape_text(shape)}"
+                raise BindError(f"input {quote(inputs[i].name)}: {text}")
     # Last, since a default is written like any value, into inputs whose shapes are known.
     for source in plan.sources:
         source.shape = tuple(plan.inputs[source.input].shape)
         try:
+            _limit(source, plan.inputs[source.input].spec)
             _check_default(plan, source)
         except BindError as error:
             raise BindError(f"feature {quote(source.name)}: {error}") from None
@@ -208,6 +208,20 @@ def _fill(given: Input, sources: list[Source]) -> None:
     if following != columns:
         raise BindError(f"expected {columns} columns, got features for {following}")
     given.shape[first] = columns
+
+
+def _limit(source: Source, spec: Spec) -> None:
+    """Takes over the greatest length of the axis that a feature leaves open, and shows it to clients."""
+    if source.public.max_length:
+        raise BindError("max_length: expected 0, since axis_limits tells it")
+    if source.count >= 0 or -1 not in source.shape or not spec.longest:
+        return
+    source.most = spec.longest[source.shape.index(-1)]
+    if source.most:
+        public = model_pb2.Feature()
+        public.CopyFrom(source.public)
+        public.max_length = source.most
+        source.public = public
 
 
 def _close_with(row: Sequence[int], source: Source) -> list[int] | None:

@@ -108,6 +108,8 @@ class Source:
     default: FeatureValue | None
     shape: tuple[int, ...] = ()
     """Of the input's tensor for one row; -1 on the axis whose length the request gives."""
+    most: int = 0
+    """With an open shape: its greatest length, 0 where nothing says."""
 
     def put(self, value: FeatureValue, row: Row) -> Violation | None:
         """Writes a feature's value to its place, or says what is wrong with it."""
@@ -129,6 +131,9 @@ class Source:
                 text = f"expected a multiple of {self.unit} values, got {length}"
                 return self._violation(Reason.FEATURE_SHAPE_MISMATCH, text)
             open_length = length // self.unit if self.unit else 0
+            if self.most and open_length > self.most:
+                text = f"expected at most {self.most * self.unit} values, got {length}"
+                return self._violation(Reason.FEATURE_SHAPE_MISMATCH, text)
             flat = row.make(self.input, [open_length if axis == -1 else axis for axis in self.shape])
         return self._put_array(value, flat[self.column : self.column + length])
 

@@ -13,7 +13,14 @@ from concord_server.feature.decode import Row, Source, missing, unknown
 from concord_server.feature.encode import OutputSource, PredictionSource, encode
 from concord_server.tensor import DType, Spec, Tensor
 
-__all__ = ["Input", "Plan", "has_batch_axis", "type_of"]
+__all__ = ["MAX_ELEMENTS", "BindError", "Input", "Plan", "has_batch_axis", "type_of"]
+
+MAX_ELEMENTS = 1 << 31
+"""More values than this fit in no message."""
+
+
+class BindError(Exception):
+    """A binding does not fit the graph; the text says which and why."""
 
 
 @dataclass(slots=True)

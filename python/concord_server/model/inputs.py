@@ -4,18 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from concord_proto.inference.v1 import tensor_pb2
 
 from concord_server.fault import Reason, Violation, from_violations, quote
-from concord_server.model.session import Session
-from concord_server.tensor import DType, Tensor, dtype_name, from_wire
+from concord_server.tensor import DType, Spec, Tensor, dtype_name, from_wire
 
 __all__ = ["decode_tensors"]
 
 
+class Signature(Protocol):
+    """What a model takes and gives."""
+
+    @property
+    def inputs(self) -> Sequence[Spec]:
+        """The graph's inputs, in its order."""
+
+    @property
+    def outputs(self) -> Sequence[Spec]:
+        """The graph's outputs, in its order."""
+
+
 def decode_tensors(
-    session: Session, messages: Mapping[str, tensor_pb2.Tensor], names: Sequence[str]
+    signature: Signature, messages: Mapping[str, tensor_pb2.Tensor], names: Sequence[str]
 ) -> tuple[list[Tensor], list[int]]:
     """The graph's inputs, in its order, from a request's tensors, and the indices of the outputs that it names.
 
@@ -25,7 +37,7 @@ def decode_tensors(
     inputs: list[Tensor] = []
     found: list[Violation] = []
     known = 0
-    for spec in session.inputs:
+    for spec in signature.inputs:
         if spec.name not in messages:  # a protobuf map would make one that is looked up
             text = f"expected {_with_article(spec.dtype)} tensor, got nothing"
             found.append(_of_input(spec.name, Violation(Reason.TENSOR_MISSING, "", text)))
@@ -38,20 +50,20 @@ def decode_tensors(
             inputs.append(tensor)
     if known < len(messages):
         # Code points sort as their UTF-8 does.
-        for name in sorted(set(messages) - {spec.name for spec in session.inputs}):
+        for name in sorted(set(messages) - {spec.name for spec in signature.inputs}):
             found.append(_of_input(name, Violation(Reason.TENSOR_UNKNOWN, "", "the model has no such input")))
-    wanted = list(range(len(session.outputs)))
+    wanted = list(range(len(signature.outputs)))
     if names:
         wanted = []
-        found.extend(_unknown_outputs(session, names, wanted))
+        found.extend(_unknown_outputs(signature, names, wanted))
     if found:
         raise from_violations(found)
     return inputs, wanted
 
 
-def _unknown_outputs(session: Session, names: Sequence[str], wanted: list[int]) -> Iterable[Violation]:
+def _unknown_outputs(signature: Signature, names: Sequence[str], wanted: list[int]) -> Iterable[Violation]:
     """Appends to `wanted`; gives what is wrong with the names."""
-    index_of = {spec.name: i for i, spec in enumerate(session.outputs)}
+    index_of = {spec.name: i for i, spec in enumerate(signature.outputs)}
     seen: set[str] = set()
     for i, name in enumerate(names):
         field = f"output_names[{i}]"

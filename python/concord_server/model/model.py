@@ -11,7 +11,7 @@ from concord_proto.inference.v1 import model_pb2
 from concord_server import fault
 from concord_server.fault import Fault, Reason, quote, shown
 from concord_server.model.session import Call, Session, SessionError
-from concord_server.tensor import Tensor
+from concord_server.tensor import Spec, Tensor
 
 if TYPE_CHECKING:
     from concord_server.feature import Plan
@@ -33,10 +33,13 @@ class Model:
         session: Session,
         *,
         features: Plan | str,
+        inputs: Sequence[Spec] | None = None,
         batchable: bool = False,
         max_rows: int = 0,
     ) -> None:
-        """`features` is how features become tensors or, where the model takes tensors only, why.
+        """`inputs` are the session's with the limits of their open axes; without them the session's own say all.
+
+        `features` is how features become tensors or, where the model takes tensors only, why.
 
         `max_rows` is the package's own limit of rows in one execution, 0 for none.
         """
@@ -44,9 +47,15 @@ class Model:
         self.version = version
         self.kind = kind
         self.session = session
+        self.inputs: Sequence[Spec] = session.inputs if inputs is None else inputs
         self.features = features
         self.batchable = batchable
         self._max_rows = min(max_rows or OWN_MAX_ROWS, OWN_MAX_ROWS)
+
+    @property
+    def outputs(self) -> Sequence[Spec]:
+        """The graph's outputs, in its order."""
+        return self.session.outputs
 
     @property
     def max_rows(self) -> int:

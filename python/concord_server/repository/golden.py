@@ -111,7 +111,7 @@ def _ask_tensors(
     wanted: model_inference_pb2.PredictionResponse,
 ) -> None:
     specs = model.session.outputs
-    inputs, asked = decode_tensors(model.session, request.inputs, request.output_names)
+    inputs, asked = decode_tensors(model, request.inputs, request.output_names)
     result = batch.one(model, inputs, asked, Call())
     got = {specs[i].name: (specs[i], tensor) for i, tensor in zip(asked, result.outputs, strict=True)}
     for name in sorted(wanted.outputs):

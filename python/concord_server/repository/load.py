@@ -75,17 +75,20 @@ def _assemble(
     if batchable:
         _check_batchable("input", session.inputs)
         _check_batchable("output", session.outputs)
+    inputs = feature.limit(manifest.axis_limits if manifest else (), session.inputs)
     features: feature.Plan | str
     if manifest and kind == model_pb2.MODEL_KIND_TABULAR:
-        features = feature.from_manifest(manifest, session.inputs, session.outputs)
+        features = feature.from_manifest(manifest, inputs, session.outputs)
     else:
         if manifest and (manifest.features or manifest.predictions or manifest.outputs):
             raise RefusedError("kind tensor: expected no features, predictions and outputs in the manifest")
         try:
-            features = feature.from_graph(session.inputs, session.outputs)
+            features = feature.from_graph(inputs, session.outputs)
         except feature.BindError as error:
             features = str(error)
-    model = Model(model_id, number, kind, session, features=features, batchable=batchable, max_rows=max_rows)
+    model = Model(
+        model_id, number, kind, session, inputs=inputs, features=features, batchable=batchable, max_rows=max_rows
+    )
     if manifest is None:
         return model, About("", verified=False, parity=None, max_batch_rows=0, ready_time=time.time())
     self_test(model, golden)

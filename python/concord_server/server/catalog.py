@@ -76,7 +76,7 @@ def _version(version: Version) -> model_pb2.ModelVersion:
         described.features.extend(model.features.public_features)
         described.predictions.extend(model.features.public_predictions)
         described.outputs.extend(model.features.public_outputs)
-    described.input_tensors.extend(_specs(model.session.inputs))
+    described.input_tensors.extend(_specs(model.inputs))
     described.output_tensors.extend(_specs(model.session.outputs))
     described.verified = about.verified
     if about.parity is not None:
@@ -84,10 +84,12 @@ def _version(version: Version) -> model_pb2.ModelVersion:
     described.quality.extend(about.quality)
     described.batchable = model.batchable
     described.max_batch_rows = about.max_batch_rows
-    described.quality.extend(about.quality)
     described.ready_time.FromNanoseconds(int(about.ready_time * 1e9))
     return described
 
 
 def _specs(specs: Sequence[Spec]) -> list[model_pb2.TensorSpec]:
-    return [model_pb2.TensorSpec(name=spec.name, dtype=spec.dtype.value, shape=spec.shape) for spec in specs]  # type: ignore[arg-type]
+    return [
+        model_pb2.TensorSpec(name=spec.name, dtype=spec.dtype.value, shape=spec.shape, max_shape=spec.longest)  # type: ignore[arg-type]
+        for spec in specs
+    ]

@@ -82,7 +82,7 @@ class TensorInference:
     ) -> PredictionResponse:
         if model.kind == model_pb2.MODEL_KIND_GENERATOR:
             raise Fault(Reason.METHOD_NOT_SUPPORTED, f"model {quote(model.model_id)} is generator: it takes no tensors")
-        inputs, wanted = decode_tensors(model.session, request.inputs, request.output_names)
+        inputs, wanted = decode_tensors(model, request.inputs, request.output_names)
         result = batch.one(model, inputs, wanted, call)
         # Before the message is built, which takes as much memory again.
         size = sum(tensor.nbytes for tensor in result.outputs)
