@@ -17,7 +17,15 @@
 // The API version that has all functions below. A newer library serves it as well.
 #define API_VERSION 24
 
-enum { LOG_FATAL = 4, ARENA_ALLOCATOR = 1, MEMORY_DEFAULT = 0, TYPE_TENSOR = 1, ELEMENT_STRING = 8 };
+enum {
+  LOG_FATAL = 4,
+  DEVICE_ALLOCATOR = 0,
+  ARENA_ALLOCATOR = 1,
+  MEMORY_CPU_OUTPUT = -1,
+  MEMORY_DEFAULT = 0,
+  TYPE_TENSOR = 1,
+  ELEMENT_STRING = 8
+};
 
 typedef void *status;
 typedef struct {
@@ -58,10 +66,25 @@ static struct {
   status (*GetDimensions)(void *tensor_info, int64_t *dims, size_t rank);
   status (*GetTensorShapeElementCount)(void *tensor_info, size_t *count);
   status (*GetTensorTypeAndShape)(void *value, void **tensor_info);
+  status (*CreateMemoryInfo)(const char *name, int allocator, int id, int memory, void **info);
   status (*CreateCpuMemoryInfo)(int allocator, int memory, void **info);
   status (*AllocatorFree)(void *allocator, void *pointer);
   status (*GetAllocatorWithDefaultOptions)(void **allocator);
   status (*AddSessionConfigEntry)(void *options, const char *key, const char *value);
+  status (*CreateAllocator)(void *session, void *memory, void **allocator);
+  status (*RunWithBinding)(void *session, void *options, void *binding);
+  status (*CreateIoBinding)(void *session, void **binding);
+  status (*BindInput)(void *binding, const char *name, void *value);
+  status (*BindOutputToDevice)(void *binding, const char *name, void *memory);
+  status (*GetBoundOutputValues)(void *binding, void *allocator, void ***values, size_t *count);
+  status (*SynchronizeBoundInputs)(void *binding);
+  status (*SynchronizeBoundOutputs)(void *binding);
+  status (*SessionOptionsAppendExecutionProvider_CUDA_V2)(void *options, void *cuda);
+  status (*CreateCUDAProviderOptions)(void **cuda);
+  status (*UpdateCUDAProviderOptions)(void *cuda, const char *const *keys, const char *const *values, size_t count);
+  status (*Session_GetEpGraphAssignmentInfo)(void *session, void *const **subgraphs, size_t *count);
+  status (*EpAssignedSubgraph_GetEpName)(void *subgraph, const char **name);
+  status (*EpAssignedSubgraph_GetNodes)(void *subgraph, void *const **nodes, size_t *count);
   status (*GetResizedStringTensorElementBuffer)(void *value, size_t index, size_t size, char **buffer);
   status (*AddExternalInitializersFromFilesInMemory)(void *options, const char *const *names, char *const *data, const size_t *sizes,
                                                      size_t count);
@@ -74,6 +97,10 @@ static struct {
   void (*ReleaseTypeInfo)(void *);
   void (*ReleaseTensorTypeAndShapeInfo)(void *);
   void (*ReleaseSessionOptions)(void *);
+  void (*ReleaseMemoryInfo)(void *);
+  void (*ReleaseAllocator)(void *);
+  void (*ReleaseIoBinding)(void *);
+  void (*ReleaseCUDAProviderOptions)(void *);
 } ort;
 
 static void *environment, *cpu_memory, *allocator;
@@ -111,10 +138,12 @@ static void fill(const void *const *table) {
   PLACE(62, GetDimensions);
   PLACE(64, GetTensorShapeElementCount);
   PLACE(65, GetTensorTypeAndShape);
+  PLACE(68, CreateMemoryInfo);
   PLACE(69, CreateCpuMemoryInfo);
   PLACE(76, AllocatorFree);
   PLACE(78, GetAllocatorWithDefaultOptions);
   PLACE(93, ReleaseStatus);
+  PLACE(94, ReleaseMemoryInfo);
   PLACE(95, ReleaseSession);
   PLACE(96, ReleaseValue);
   PLACE(97, ReleaseRunOptions);
@@ -122,10 +151,27 @@ static void fill(const void *const *table) {
   PLACE(99, ReleaseTensorTypeAndShapeInfo);
   PLACE(100, ReleaseSessionOptions);
   PLACE(130, AddSessionConfigEntry);
+  PLACE(131, CreateAllocator);
+  PLACE(132, ReleaseAllocator);
+  PLACE(133, RunWithBinding);
+  PLACE(134, CreateIoBinding);
+  PLACE(135, ReleaseIoBinding);
+  PLACE(136, BindInput);
+  PLACE(138, BindOutputToDevice);
+  PLACE(140, GetBoundOutputValues);
+  PLACE(202, SynchronizeBoundInputs);
+  PLACE(203, SynchronizeBoundOutputs);
+  PLACE(204, SessionOptionsAppendExecutionProvider_CUDA_V2);
+  PLACE(205, CreateCUDAProviderOptions);
+  PLACE(206, UpdateCUDAProviderOptions);
+  PLACE(208, ReleaseCUDAProviderOptions);
   PLACE(252, GetResizedStringTensorElementBuffer);
   PLACE(279, AddExternalInitializersFromFilesInMemory);
   PLACE(318, GetTensorSizeInBytes);
   PLACE(390, TensorTypeAndShape_HasShape);
+  PLACE(407, Session_GetEpGraphAssignmentInfo);
+  PLACE(408, EpAssignedSubgraph_GetEpName);
+  PLACE(409, EpAssignedSubgraph_GetNodes);
 #undef PLACE
 }
 
@@ -232,7 +278,67 @@ static char *add_files(void *options, const concord_file *files, size_t count) {
   return error;
 }
 
-char *concord_ort_load(const void *graph, size_t size, const concord_file *files, size_t file_count, int threads,
+// Puts sessions on a GPU. TF32 would answer outside the class of float32.
+static char *use_gpu(void *options, int device) {
+  char *error = NULL, number[16];
+  void *cuda = NULL;
+  const char *keys[] = {"device_id", "use_tf32", "arena_extend_strategy"};
+  const char *values[] = {number, "0", "kSameAsRequested"};
+  snprintf(number, sizeof number, "%d", device);
+  TRY(ort.CreateCUDAProviderOptions(&cuda));
+  TRY(ort.UpdateCUDAProviderOptions(cuda, keys, values, sizeof keys / sizeof *keys));
+  TRY(ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda));
+done:
+  if (cuda) ort.ReleaseCUDAProviderOptions(cuda);
+  return error;
+}
+
+// Counts the nodes that the CPU runs, and finds the memory that the GPU shares with the host.
+static char *bind_memory(concord_session *s, int device) {
+  char *error = NULL;
+  void *const *subgraphs = NULL;
+  size_t count = 0;
+  TRY(ort.Session_GetEpGraphAssignmentInfo(s->session, &subgraphs, &count));
+  for (size_t i = 0; i < count; i++) {
+    const char *name = NULL;
+    void *const *nodes = NULL;
+    size_t node_count = 0;
+    TRY(ort.EpAssignedSubgraph_GetEpName(subgraphs[i], &name));
+    TRY(ort.EpAssignedSubgraph_GetNodes(subgraphs[i], &nodes, &node_count));
+    if (strcmp(name, "CPUExecutionProvider") == 0) s->cpu_nodes += node_count;
+  }
+  if (device == CONCORD_CPU_BOUND)
+    TRY(ort.CreateMemoryInfo("Cpu", ARENA_ALLOCATOR, 0, MEMORY_DEFAULT, &s->pinned_memory));
+  else
+    TRY(ort.CreateMemoryInfo("CudaPinned", DEVICE_ALLOCATOR, device, MEMORY_CPU_OUTPUT, &s->pinned_memory));
+  TRY(ort.CreateAllocator(s->session, s->pinned_memory, &s->pinned));
+done:
+  return error;
+}
+
+char *concord_ort_check_gpu(int device) {
+  char *error = NULL;
+  void *options = NULL;
+  TRY(ort.CreateSessionOptions(&options));
+  if ((error = use_gpu(options, device)) != NULL) goto done;
+  // The provider's library has loaded CUDA's by now.
+  int (*device_count)(int *) = NULL;
+  *(void **)&device_count = dlsym(RTLD_DEFAULT, "cudaGetDeviceCount");
+  void *runtime = device_count ? NULL : dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);
+  if (runtime) *(void **)&device_count = dlsym(runtime, "cudaGetDeviceCount");
+  int count = 0;
+  if (!device_count || device_count(&count) != 0) count = 0;
+  if (device >= count) {
+    char text[80];
+    snprintf(text, sizeof text, "this machine has %d GPUs that CUDA can use", count);
+    error = strdup(text);
+  }
+done:
+  if (options) ort.ReleaseSessionOptions(options);
+  return error;
+}
+
+char *concord_ort_load(const void *graph, size_t size, const concord_file *files, size_t file_count, int threads, int device,
                        concord_session *out) {
   char *error = NULL;
   void *options = NULL;
@@ -249,8 +355,10 @@ char *concord_ort_load(const void *graph, size_t size, const concord_file *files
   memset(nowhere + 1, '-', 300);
   TRY(ort.AddSessionConfigEntry(options, "session.model_external_initializers_file_folder_path", nowhere));
   if (file_count && (error = add_files(options, files, file_count)) != NULL) goto done;
+  if (device >= 0 && (error = use_gpu(options, device)) != NULL) goto done;
+  if (device != CONCORD_CPU) TRY(ort.AddSessionConfigEntry(options, "session.record_ep_graph_assignment_info", "1"));
   TRY(ort.CreateSessionFromArray(environment, graph, size, options, &out->session));
-  error = describe_all(out);
+  if ((error = describe_all(out)) == NULL && device != CONCORD_CPU) error = bind_memory(out, device);
 done:
   if (options) ort.ReleaseSessionOptions(options);
   if (error) concord_ort_unload(out);
@@ -266,6 +374,8 @@ static void forget(concord_io *io, size_t count) {
 }
 
 void concord_ort_unload(concord_session *s) {
+  if (s->pinned) ort.ReleaseAllocator(s->pinned);
+  if (s->pinned_memory) ort.ReleaseMemoryInfo(s->pinned_memory);
   if (s->session) ort.ReleaseSession(s->session);
   forget(s->inputs, s->input_count);
   forget(s->outputs, s->output_count);
@@ -281,8 +391,18 @@ void concord_ort_options_terminate(void *options) { free(failure(ort.RunOptionsS
 
 void concord_ort_options_free(void *options) { ort.ReleaseRunOptions(options); }
 
-static char *make_value(const concord_in *in, void **value) {
+static char *make_value(const concord_session *s, const concord_in *in, void **value) {
   char *error = NULL;
+  if (in->dtype != ELEMENT_STRING && s->pinned) {
+    void *data = NULL;
+    size_t size = 0;
+    TRY(ort.CreateTensorAsOrtValue(s->pinned, in->dims, in->rank, in->dtype, value));
+    TRY(ort.GetTensorSizeInBytes(*value, &size));
+    if (size != in->size) return strdup("a tensor's data is not of its shape's size");
+    TRY(ort.GetTensorMutableData(*value, &data));
+    if (size) memcpy(data, in->data, size);
+    return NULL;
+  }
   if (in->dtype != ELEMENT_STRING)
     return failure(ort.CreateTensorWithDataAsOrtValue(cpu_memory, in->size ? (void *)in->data : (void *)&nothing, in->size, in->dims, in->rank,
                                                       in->dtype, value));
@@ -335,6 +455,30 @@ done:
   return error;
 }
 
+// Runs a session by device buffers: the inputs are copied to the GPU from memory that it reads directly, and the outputs come into such memory.
+static char *run_bound(const concord_session *s, void *options, const char **names, void **values, size_t in_count, const size_t *wanted,
+                       size_t wanted_count) {
+  char *error = NULL;
+  void *binding = NULL, **bound = NULL;
+  size_t count = 0;
+  TRY(ort.CreateIoBinding(s->session, &binding));
+  for (size_t i = 0; i < in_count; i++) TRY(ort.BindInput(binding, names[i], values[i]));
+  for (size_t i = 0; i < wanted_count; i++) {
+    bool text = s->outputs[wanted[i]].dtype == ELEMENT_STRING;
+    TRY(ort.BindOutputToDevice(binding, names[in_count + i], text ? cpu_memory : s->pinned_memory));
+  }
+  TRY(ort.SynchronizeBoundInputs(binding));
+  TRY(ort.RunWithBinding(s->session, options, binding));
+  TRY(ort.SynchronizeBoundOutputs(binding));
+  TRY(ort.GetBoundOutputValues(binding, allocator, &bound, &count));
+  for (size_t i = 0; i < count; i++) values[in_count + i] = bound[i];
+  if (bound) free(failure(ort.AllocatorFree(allocator, bound)));
+  if (count != wanted_count) error = strdup("the run gave another number of outputs");
+done:
+  if (binding) ort.ReleaseIoBinding(binding);
+  return error;
+}
+
 enum { FEW = 16 }; // Runs with no more tensors than this take no memory for names and values.
 
 char *concord_ort_run(const concord_session *s, void *options, const concord_in *in, size_t in_count, const size_t *wanted,
@@ -358,10 +502,14 @@ char *concord_ort_run(const concord_session *s, void *options, const concord_in 
   memset(values, 0, total * sizeof *values);
   for (size_t i = 0; i < in_count; i++) {
     names[i] = s->inputs[i].name;
-    if ((error = make_value(&in[i], &values[i])) != NULL) goto done;
+    if ((error = make_value(s, &in[i], &values[i])) != NULL) goto done;
   }
   for (size_t i = 0; i < wanted_count; i++) names[in_count + i] = s->outputs[wanted[i]].name;
-  TRY(ort.Run(s->session, options, names, values, in_count, names + in_count, wanted_count, values + in_count));
+  if (s->pinned) {
+    if ((error = run_bound(s, options, names, values, in_count, wanted, wanted_count)) != NULL) goto done;
+  } else {
+    TRY(ort.Run(s->session, options, names, values, in_count, names + in_count, wanted_count, values + in_count));
+  }
   for (size_t i = 0; i < wanted_count; i++) {
     out[i].value = values[in_count + i];
     values[in_count + i] = NULL;

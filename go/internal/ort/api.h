@@ -22,6 +22,8 @@ typedef struct {
   void *session;
   size_t input_count, output_count;
   concord_io *inputs, *outputs;
+  void *pinned_memory, *pinned; // on a GPU: memory that it reads and writes directly, and its allocator
+  size_t cpu_nodes;             // on a GPU: nodes of the graph that run on the CPU
 } concord_session;
 
 // A tensor on its way in. Numbers: data holds size bytes. Strings: data holds them one after the other, offsets where each
@@ -57,8 +59,12 @@ typedef struct {
 // Opens the library once for the process. *version is the library's own, also where it is not the wanted one and the call fails.
 char *concord_ort_open(const char *path, const char *want, const char **version);
 
-char *concord_ort_load(const void *graph, size_t size, const concord_file *files, size_t file_count, int threads,
+// device is the number of the GPU, or one of these.
+enum { CONCORD_CPU = -1, CONCORD_CPU_BOUND = -2 }; // the second runs on the CPU by the path of a GPU: for tests
+char *concord_ort_load(const void *graph, size_t size, const concord_file *files, size_t file_count, int threads, int device,
                        concord_session *out);
+// Says why sessions cannot run on that GPU; NULL where they can.
+char *concord_ort_check_gpu(int device);
 void concord_ort_unload(concord_session *session);
 
 char *concord_ort_options_new(void **options);

@@ -34,7 +34,10 @@ const Version = "1.31.1"
 const LibraryName = "libonnxruntime.so." + Version
 
 // Runtime is ONNX Runtime, loaded. A process loads it once.
-type Runtime struct{ threads int }
+type Runtime struct {
+	threads int
+	device  int // the GPU's number, or cpu
+}
 
 var opened struct {
 	sync.Mutex
@@ -62,7 +65,7 @@ func Open(library string, threads int) (*Runtime, error) {
 	if opened.path != library {
 		return nil, fmt.Errorf("this process has loaded another library already")
 	}
-	return &Runtime{threads: threads}, nil
+	return &Runtime{threads: threads, device: cpu}, nil
 }
 
 func failure(text *C.char) error {
@@ -93,7 +96,7 @@ func (r *Runtime) Load(graph []byte, files map[string][]byte) (model.Session, er
 	}
 	s := &session{}
 	if err := failure(C.concord_ort_load(unsafe.Pointer(&graph[0]), C.size_t(len(graph)), unsafe.SliceData(external),
-		C.size_t(len(external)), C.int(r.threads), &s.c)); err != nil {
+		C.size_t(len(external)), C.int(r.threads), C.int(r.device), &s.c)); err != nil {
 		return nil, err
 	}
 	var err error

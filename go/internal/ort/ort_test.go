@@ -143,8 +143,9 @@ func TestWantedOutputs(t *testing.T) {
 	}
 }
 
-func TestFailedRun(t *testing.T) {
-	s := load(t, "lookup", nil)
+func TestFailedRun(t *testing.T) { failedRun(t, load(t, "lookup", nil)) }
+
+func failedRun(t *testing.T, s model.Session) {
 	_, err := s.Run(context.Background(), []tensor.Tensor{index(7)}, []int{0}, 0)
 	if err == nil || !strings.Contains(err.Error(), "idx=7") {
 		t.Errorf("index out of range: got %v", err)
@@ -162,8 +163,9 @@ func TestFailedRun(t *testing.T) {
 	}
 }
 
-func TestRunEndsWithItsContext(t *testing.T) {
-	s := load(t, "count", nil)
+func TestRunEndsWithItsContext(t *testing.T) { runEnds(t, load(t, "count", nil)) }
+
+func runEnds(t *testing.T, s model.Session) {
 	for _, c := range []struct {
 		name string
 		end  func() (context.Context, context.CancelFunc)
