@@ -158,7 +158,7 @@ test: build fitted-models ## run every test: Go, Python, exporters, conformance 
 	$(MAKE) --no-print-directory conformance
 
 CONFORMANCE := $(PY) -m concord_conformance
-ON_FIXTURES := --models conformance/fixtures --listen 127.0.0.1:0 --http 127.0.0.1:0
+ON_FIXTURES := --models {models} --config {config} --listen 127.0.0.1:0 --http 127.0.0.1:0
 
 .PHONY: conformance
 conformance: build ## run the conformance suite against both servers; reports in reports/

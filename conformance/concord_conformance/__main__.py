@@ -22,14 +22,17 @@ from google.protobuf import timestamp_pb2
 from concord_conformance import __version__
 from concord_conformance.client import Client, Target
 from concord_conformance.known_failing import Entry, KnownFailingError, parse_known_failing, stale_entries
+from concord_conformance.play import Stage
 from concord_conformance.process import ServerError, ServerProcess
 from concord_conformance.report import build_report, level_name, outcome_name, write_reports
-from concord_conformance.run import Selection, run_cases
+from concord_conformance.run import Selection, metrics_url, run_cases
+from concord_conformance.starter import Starter
 from concord_conformance.suite import PROFILES, LoadedSuite, SuiteError, load_suites
 
 __all__ = ["main"]
 
 _CASES = Path(__file__).resolve().parent.parent / "cases"
+_FIXTURES = _CASES.parent / "fixtures"
 _LEVELS = {
     "must": suite_pb2.LEVEL_MUST,
     "should": suite_pb2.LEVEL_SHOULD,
@@ -59,6 +62,7 @@ class _Plan:
     "--cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS: the client's certificate (PEM)."
 )
 @click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="TLS: its private key (PEM).")
+@click.option("--metrics", metavar="URL", help="With --target: where its metrics are, http://HOST:PORT/metrics.")
 @click.option("--profile", "profiles", metavar="NAMES", help="Only these profiles, by comma; they are then demanded.")
 @click.option("--case", "globs", multiple=True, metavar="GLOB", help="Only cases whose id matches; may be repeated.")
 @click.option(
@@ -85,6 +89,12 @@ class _Plan:
     help="Directory of the cases.  [default: the suite's own]",
 )
 @click.option(
+    "--fixtures",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=_FIXTURES,
+    help="Directory of the fixtures, for {models}.  [default: the suite's own]",
+)
+@click.option(
     "--ready-seconds", type=click.FloatRange(min=0.1), default=120.0, show_default=True, help="Wait for the ready line."
 )
 @click.option("--list", "listing", is_flag=True, help="List the selected cases and end.")
@@ -94,6 +104,7 @@ def main(
     ca: Path | None,
     cert: Path | None,
     key: Path | None,
+    metrics: str | None,
     profiles: str | None,
     globs: tuple[str, ...],
     known_failing: Path | None,
@@ -101,6 +112,7 @@ def main(
     enforce: str,
     name: str | None,
     cases_dir: Path,
+    fixtures: Path,
     ready_seconds: float,
     listing: bool,
     command: tuple[str, ...],
@@ -109,9 +121,12 @@ def main(
 
     \b
         python -m concord_conformance --target 127.0.0.1:50051
-        python -m concord_conformance -- bin/inference-server --models conformance/fixtures --listen 127.0.0.1:0
+        python -m concord_conformance -- bin/inference-server --models {models} --config {config} --listen 127.0.0.1:0
 
-    The server must serve the models of conformance/fixtures. Exit codes: 0 passed, 1 failed, 2 wrong usage.
+    The server must serve the models of conformance/fixtures. In COMMAND {models} stands for their directory and
+    {config} for a configuration file: cases that need a server of their own start it with others.
+
+    Exit codes: 0 passed, 1 failed, 2 wrong usage.
     """
     try:
         suites = load_suites(cases_dir)
@@ -129,6 +144,8 @@ def main(
         _usage("expected either --target HOST:PORT or -- and the command that starts a server")
     if (cert is None) != (key is None) or (cert is not None and ca is None):
         _usage("--cert and --key go together, and with --ca")
+    if metrics is not None and (target is None or not metrics.startswith(("http://", "https://"))):
+        _usage("--metrics goes with --target, and is a URL: http://HOST:PORT/metrics")
     known: list[Entry] = []
     if known_failing is not None:
         try:
@@ -148,9 +165,12 @@ def main(
         else:
             log_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="concord-conformance-")))
         process: ServerProcess | None = None
+        starter: Starter | None = None
         if command:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="concord-conformance-")))
+            starter = Starter(command, fixtures.resolve(), scratch, log_dir, ready_seconds)
             try:
-                process = ServerProcess(command, log_dir / "server.log", ready_seconds)
+                process = starter.start_shared()
             except ServerError as error:
                 click.echo(f"server: {error}", err=True)
                 if report_dir is None:
@@ -158,14 +178,17 @@ def main(
                 _fail_start(plan, report_dir, str(error))
         pem = [None if file is None else file.read_bytes() for file in (ca, cert, key)]
         address = process.address if process is not None else target or ""
-        report = _run(plan, Target(address, *pem), process)
+        url = metrics_url(process.http) if process is not None else metrics or ""
+        report = _run(plan, Target(address, *pem), url, process, starter)
     if report_dir is not None:
         write_reports(report_dir, report)
     _summary(report, report_dir)
     sys.exit(0 if report.passed else 1)
 
 
-def _run(plan: _Plan, target: Target, process: ServerProcess | None) -> report_pb2.Report:
+def _run(
+    plan: _Plan, target: Target, metrics: str, process: ServerProcess | None, starter: Starter | None
+) -> report_pb2.Report:
     begin = time.time()
     results: list[report_pb2.CaseResult] = []
     problems = [
@@ -176,7 +199,8 @@ def _run(plan: _Plan, target: Target, process: ServerProcess | None) -> report_p
     try:
         client.wait_until_reachable(_REACHABLE_SECONDS)
         alive = process.alive if process is not None else (lambda: True)
-        for result in run_cases(plan.suites, client, plan.selection, plan.known, alive):
+        stage = Stage(client, metrics)
+        for result in run_cases(plan.suites, stage, plan.selection, plan.known, alive, starter):
             _show(result)
             results.append(result)
     except grpc.FutureTimeoutError:
@@ -272,12 +296,14 @@ def _summary(report: report_pb2.Report, report_dir: Path | None) -> None:
     for problem in report.problems:
         click.secho(f"run: {problem}", fg="red", err=True)
     summary = report.summary
-    skipped: dict[str, int] = {}
+    skipped: dict[str, list[str]] = {}
     for result in report.results:
         if result.outcome == report_pb2.OUTCOME_SKIPPED:
-            skipped[result.explanation] = skipped.get(result.explanation, 0) + 1
-    for explanation, count in skipped.items():
-        click.echo(f"skipped {count}: {explanation}")
+            skipped.setdefault(result.explanation, []).append(result.id)
+    for explanation, ids in skipped.items():
+        # Cases that were wanted and could not run are named; those that nobody asked for are only counted.
+        names = f": {' '.join(ids)}" if explanation.startswith("needs ") else ""
+        click.echo(f"skipped {len(ids)}: {explanation}{names}")
     click.echo(
         f"{report.server}: {'passed' if report.passed else 'FAILED'}: {summary.passed_count} passed, "
         f"{summary.failed_count} failed, {summary.known_failure_count} known failures, "

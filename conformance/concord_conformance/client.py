@@ -29,6 +29,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from concord_conformance.bits import to_bits
 from concord_conformance.fill import apply_fill, hex_bytes
+from concord_conformance.live import Live
 from concord_conformance.relay import Relay
 
 __all__ = ["LONGEST_CALL_SECONDS", "METHODS", "Client", "Exchange", "Method", "Target"]
@@ -38,6 +39,7 @@ LONGEST_CALL_SECONDS = 60.0
 # How long a watched stream is looked at to see that it stays open and silent.
 SILENCE_SECONDS = 0.25
 _DETAILS_KEY = "grpc-status-details-bin"
+_TIMEOUT_KEY = "grpc-timeout"
 _REFLECTION = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 
 
@@ -120,6 +122,7 @@ class Exchange:
     responses: list[bytes] = field(default_factory=list)
     elapsed_ms: float = 0.0
     received_wire_bytes: int | None = None
+    trailers: list[tuple[str, str | bytes]] = field(default_factory=list)
     # A watched stream ended, or said more, while it was to stay open and silent.
     stayed_open: bool = True
     # ListModels: every page, and one page with all.
@@ -163,9 +166,10 @@ class Client:
         """Returns once a connection stands. Raises grpc.FutureTimeoutError."""
         grpc.channel_ready_future(self._channel).result(timeout=seconds)
 
-    def perform(self, step: suite_pb2.Step) -> list[Exchange]:
-        """Makes the calls of a step; one exchange for each, by index."""
+    def perform(self, step: suite_pb2.Step, live: Live | None = None) -> list[Exchange]:
+        """Makes the calls of a step; one exchange for each, by index. With `live` another thread sees and ends them."""
         call, expect = step.call, step.expect
+        live = live or Live()
         rounds, callers = max(call.repeat, 1), max(call.concurrency, 1)
         with contextlib.ExitStack() as stack:
             relay: Relay | None = None
@@ -182,7 +186,13 @@ class Client:
 
             def caller(number: int) -> list[Exchange]:
                 channel = channels[number % len(channels)]
-                return [self._call(channel, call, expect, number * rounds + turn) for turn in range(rounds)]
+                made: list[Exchange] = []
+                for turn in range(rounds):
+                    if made and live.over:
+                        break
+                    made.append(self._call(channel, call, expect, number * rounds + turn, live))
+                    live.one_ended()
+                return made
 
             if callers == 1:
                 exchanges = caller(0)
@@ -198,10 +208,12 @@ class Client:
         """One unary call with a message of `bits`; for comparing a batch with its requests one by one."""
         exchange = Exchange(rpc, 0, request)
         data = request.SerializeToString(deterministic=True)
-        self._unary(self._channel, METHODS[rpc].path, data, suite_pb2.Call(), exchange)
+        self._unary(self._channel, METHODS[rpc].path, data, suite_pb2.Call(), exchange, Live())
         return exchange
 
-    def _call(self, channel: grpc.Channel, call: suite_pb2.Call, expect: suite_pb2.Expectation, index: int) -> Exchange:
+    def _call(
+        self, channel: grpc.Channel, call: suite_pb2.Call, expect: suite_pb2.Expectation, index: int, live: Live
+    ) -> Exchange:
         rpc = call.WhichOneof("rpc") or ""
         exchange = Exchange(rpc, index, None)
         if rpc == "reflection":
@@ -217,24 +229,28 @@ class Client:
         data += hex_bytes(call.append_hex)
         data += b"".join(hex_bytes(piece.hex) * max(piece.count, 1) for piece in call.append_pieces)
         if rpc == "health_watch":
-            self._watch(channel, path, data, call, expect, exchange)
+            self._watch(channel, path, data, call, expect, exchange, live)
         elif streaming:
-            self._stream(channel, path, data, call, exchange)
+            self._stream(channel, path, data, call, exchange, live)
         else:
-            self._unary(channel, path, data, call, exchange)
+            self._unary(channel, path, data, call, exchange, live)
         if rpc == "list_models" and expect.models.all_pages and exchange.code == "OK":
             self._follow_pages(channel, call, exchange)
         return exchange
 
-    def _unary(self, channel: grpc.Channel, path: str, data: bytes, call: suite_pb2.Call, exchange: Exchange) -> None:
+    def _unary(
+        self, channel: grpc.Channel, path: str, data: bytes, call: suite_pb2.Call, exchange: Exchange, live: Live
+    ) -> None:
         begin = time.perf_counter()
         future = channel.unary_unary(path, _identity, _identity).future(data, **_options(call))
+        live.add(future)
         if call.cancel_after_ms:
             with contextlib.suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError, grpc.RpcError):
                 future.exception(timeout=call.cancel_after_ms / 1000)
             future.cancel()
         try:
             exchange.responses.append(future.result(timeout=LONGEST_CALL_SECONDS + 5))
+            exchange.trailers = list(future.trailing_metadata() or ())
         except grpc.RpcError as error:
             _record_error(exchange, error)
         except grpc.FutureCancelledError:
@@ -242,19 +258,26 @@ class Client:
         except grpc.FutureTimeoutError:
             exchange.code, exchange.message = "DEADLINE_EXCEEDED", "the client gave up waiting"
             future.cancel()
+        live.remove(future)
         exchange.elapsed_ms = (time.perf_counter() - begin) * 1000
 
-    def _stream(self, channel: grpc.Channel, path: str, data: bytes, call: suite_pb2.Call, exchange: Exchange) -> None:
+    def _stream(
+        self, channel: grpc.Channel, path: str, data: bytes, call: suite_pb2.Call, exchange: Exchange, live: Live
+    ) -> None:
         begin = time.perf_counter()
         stream = channel.unary_stream(path, _identity, _identity)(data, **_options(call))
+        live.add(stream)
         timer = threading.Timer(call.cancel_after_ms / 1000, stream.cancel) if call.cancel_after_ms else None
         if timer is not None:
             timer.start()
         try:
-            exchange.responses.extend(stream)
+            for message in stream:
+                exchange.responses.append(message)
+                live.arrived()
         except grpc.RpcError as error:
             _record_error(exchange, error)
         finally:
+            live.remove(stream)
             if timer is not None:
                 timer.cancel()
         exchange.elapsed_ms = (time.perf_counter() - begin) * 1000
@@ -267,9 +290,11 @@ class Client:
         call: suite_pb2.Call,
         expect: suite_pb2.Expectation,
         exchange: Exchange,
+        live: Live,
     ) -> None:
         begin = time.perf_counter()
         stream = channel.unary_stream(path, _identity, _identity)(data, **_options(call))
+        live.add(stream)
         arrivals: queue.SimpleQueue[bytes | grpc.RpcError | None] = queue.SimpleQueue()
 
         def read() -> None:
@@ -293,6 +318,7 @@ class Client:
                 break
             if isinstance(arrival, bytes):
                 exchange.responses.append(arrival)
+                live.arrived()
                 if enough:
                     break
             else:
@@ -301,6 +327,7 @@ class Client:
                     _record_error(exchange, arrival)
                 break
         stream.cancel()
+        live.remove(stream)
         reader.join(timeout=5)
         exchange.elapsed_ms = (time.perf_counter() - begin) * 1000
 
@@ -320,14 +347,14 @@ class Client:
                 page_size=call.list_models.page_size, page_token=token
             )
             page = Exchange("list_models", 0, None)
-            self._unary(channel, path, request.SerializeToString(), suite_pb2.Call(), page)
+            self._unary(channel, path, request.SerializeToString(), suite_pb2.Call(), page, Live())
             if page.code != "OK":
                 exchange.code, exchange.message, exchange.details = page.code, page.message, page.details
                 return
             exchange.pages.extend(page.responses)
         whole = Exchange("list_models", 0, None)
         request = model_catalog_service_pb2.ListModelsRequest(page_size=1000)
-        self._unary(channel, path, request.SerializeToString(), suite_pb2.Call(), whole)
+        self._unary(channel, path, request.SerializeToString(), suite_pb2.Call(), whole, Live())
         if whole.code != "OK":
             exchange.code, exchange.message, exchange.details = whole.code, whole.message, whole.details
             return
@@ -380,8 +407,12 @@ def request_message(call: suite_pb2.Call, index: int) -> Message:
 
 
 def _options(call: suite_pb2.Call) -> dict[str, Any]:
+    timeout: float | None = call.deadline_ms / 1000 if call.deadline_ms else LONGEST_CALL_SECONDS
+    if any(entry.key == _TIMEOUT_KEY for entry in call.metadata):
+        # The library would put its own over the case's.
+        timeout = None
     return {
-        "timeout": call.deadline_ms / 1000 if call.deadline_ms else LONGEST_CALL_SECONDS,
+        "timeout": timeout,
         "metadata": list(_metadata(call)),
         "compression": grpc.Compression.Gzip if call.gzip else grpc.Compression.NoCompression,
     }
@@ -398,6 +429,7 @@ def _record_error(exchange: Exchange, error: grpc.RpcError) -> None:
     exchange.message = error.details() or ""
     exchange.details = None
     trailing: Any = error.trailing_metadata() or ()
+    exchange.trailers = list(trailing)
     for key, value in trailing:
         if key == _DETAILS_KEY:
             try:

@@ -54,6 +54,8 @@ _LIBRARY_CODES = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})
 def step_problems(step: suite_pb2.Step, exchanges: Sequence[Exchange], alone: Alone) -> list[str]:
     """What does not hold of a step; empty if all does."""
     problems: list[str] = []
+    if step.shares:
+        return _share_problems(step.shares, exchanges, alone) + _repeated_ids(exchanges)
     for exchange in exchanges:
         found = exchange_problems(step.expect, exchange, alone)
         many = len(exchanges) > 1
@@ -61,6 +63,34 @@ def step_problems(step: suite_pb2.Step, exchanges: Sequence[Exchange], alone: Al
         if len(problems) > 20:
             break
     return problems + _repeated_ids(exchanges)
+
+
+def _share_problems(shares: Sequence[suite_pb2.Share], exchanges: Sequence[Exchange], alone: Alone) -> list[str]:
+    """Each call is counted for the first share that it meets; the counts are within their bounds."""
+    counts = [0] * len(shares)
+    problems: list[str] = []
+    for exchange in exchanges:
+        best: list[str] = []
+        for number, share in enumerate(shares):
+            found = exchange_problems(share.expect, exchange, alone)
+            if not found:
+                counts[number] += 1
+                break
+            # The share of the call's own code says best what is wrong with it.
+            if not best or exchange.code == (share.expect.code or "OK"):
+                best = found
+        else:
+            problems += [f"call {exchange.index}: {problem}" for problem in best]
+            if len(problems) > 20:
+                break
+    for number, share in enumerate(shares):
+        most = share.at_most if share.HasField("at_most") else len(exchanges)
+        if not share.at_least <= counts[number] <= most:
+            problems.append(
+                f"shares[{number}] ({share.expect.code or 'OK'}): expected {share.at_least} to {most} "
+                f"of {len(exchanges)} calls, got {counts[number]}"
+            )
+    return problems
 
 
 def exchange_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: Alone) -> list[str]:
@@ -92,6 +122,11 @@ def _limit_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[s
     received = exchange.received_wire_bytes
     if received is not None and received > expect.max_received_wire_bytes:
         problems.append(f"the server sent {received} bytes, expected at most {expect.max_received_wire_bytes}")
+    for trailer in expect.trailers:
+        values = [value for key, value in exchange.trailers if key == trailer.key]
+        texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+        if len(texts) != 1 or not re.fullmatch(trailer.pattern, texts[0]):
+            problems.append(f"trailer {trailer.key}: expected one that matches {trailer.pattern!r}, got {texts}")
     if expect.forbidden:
         text = exchange.message + "".join(data.decode("utf-8", "replace") for data in exchange.responses)
         if exchange.details is not None:

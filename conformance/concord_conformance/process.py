@@ -31,6 +31,7 @@ class ServerProcess:
     def __init__(self, command: Sequence[str], log: Path, ready_seconds: float) -> None:
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._log: IO[bytes] = log.open("wb")
+        self._exit_awaited = False
         try:
             self._process = subprocess.Popen(  # noqa: S603
                 list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log
@@ -61,6 +62,7 @@ class ServerProcess:
         try:
             ready = json.loads(line)
             self.address, self.pid = str(ready["grpc"]), int(ready["pid"])
+            self.http = str(ready.get("http", ""))
         except (ValueError, KeyError, TypeError):
             raise ServerError(
                 f'expected a ready line {{"grpc":"HOST:PORT","http":"HOST:PORT","pid":N}}, got {line.strip()[:200]!r}'
@@ -82,11 +84,26 @@ class ServerProcess:
             return True
         return True
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the server; none where it has ended."""
+        self._process.send_signal(number)
+
+    def wait_for_exit(self, seconds: float) -> int | None:
+        """The exit code of a server that ends by itself, or None where it is still there after so many seconds."""
+        try:
+            code = self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self._exit_awaited = True
+        return code
+
     def stop(self) -> list[str]:
-        """Ends the server by SIGTERM and tells what was wrong with its end."""
+        """Ends the server by SIGTERM, where nobody awaited its end, and tells what was wrong with it."""
         problems = []
         code = self._process.poll()
-        if code is not None:
+        if code is not None and self._exit_awaited:
+            pass
+        elif code is not None:
             problems.append(f"the server ended by itself, with exit code {code}")
         else:
             self._process.send_signal(signal.SIGTERM)

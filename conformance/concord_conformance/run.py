@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs cases against one server."""
+"""Runs cases: one after the other against the server that they share, and side by side where each has its own."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 
 import grpc
 from concord_proto.conformance.v1 import report_pb2, suite_pb2
 from google.protobuf import json_format
 
-from concord_conformance.client import Client
-from concord_conformance.fill import FillError
+from concord_conformance.client import Client, Target
 from concord_conformance.judge import step_problems
 from concord_conformance.known_failing import Entry, entry_for
+from concord_conformance.play import Player, Stage, needs_metrics
+from concord_conformance.process import ServerError
+from concord_conformance.scratch import ScratchError
+from concord_conformance.starter import Starter
 from concord_conformance.suite import LoadedCase, LoadedSuite
 
-__all__ = ["Selection", "run_cases"]
+__all__ = ["Selection", "metrics_url", "run_cases"]
 
 _ALIVE_WITHIN_MS = 20_000
+_REACHABLE_SECONDS = 15.0
+_DYING_SECONDS = 2.0
+# Servers at once: they mostly wait.
+_SIDE_BY_SIDE = 4
 
 # A request that any server with the fixtures answers: what comes back is what was sent.
 _LIVENESS = json_format.ParseDict(
@@ -46,16 +54,24 @@ class Selection:
     wanted: Callable[[str], bool]
 
 
+def metrics_url(http: str) -> str:
+    """The URL of the metrics, from a ready line's "http"; empty where the server has no HTTP listener."""
+    return f"http://{http}/metrics" if ":" in http else ""
+
+
 def run_cases(
     suites: Sequence[LoadedSuite],
-    client: Client,
+    stage: Stage,
     selection: Selection,
     known: Sequence[Entry],
     alive: Callable[[], bool],
+    starter: Starter | None,
 ) -> Iterator[report_pb2.CaseResult]:
-    """Runs the selected cases in order and gives a result for every case, selected or not."""
+    """Runs the selected cases and gives a result for every case, selected or not. `starter` is None where the server is
+    somebody else's: cases that need their own are skipped then."""
+    own: list[tuple[LoadedCase, suite_pb2.OwnServer, report_pb2.CaseResult]] = []
     for suite in suites:
-        skipped = _why_not(suite, client, selection)
+        skipped = _why_not(suite, stage.client, selection)
         for case in suite.cases:
             result = report_pb2.CaseResult(
                 id=case.id,
@@ -64,15 +80,29 @@ def run_cases(
                 description=case.description,
             )
             why = skipped or ("" if selection.wanted(case.id) else "not selected")
+            if not why and case.server is not None:
+                why = _no_control(starter, case.server)
+                if not why:
+                    own.append((case, case.server, result))
+                    continue
+            if not why and case.server is None and needs_metrics(case.steps) and not stage.metrics:
+                why = "needs the server's metrics: its ready line names no http address, and --metrics is not given"
             if why:
                 result.outcome = report_pb2.OUTCOME_SKIPPED
                 result.explanation = why
             else:
                 begin = time.perf_counter()
-                result.problems.extend(_clip(problem) for problem in _case_problems(case, client, alive))
-                result.duration_ms = (time.perf_counter() - begin) * 1000
-                _settle(result, entry_for(known, case.id))
+                problems = _case_problems(case, stage, alive)
+                _settle(result, problems, begin, known)
             yield result
+    if own and starter is not None:
+        yield from _run_own(own, starter, stage.client.target, known)
+
+
+def _no_control(starter: Starter | None, server: suite_pb2.OwnServer) -> str:
+    if starter is None:
+        return "needs a server of its own: with --target the runner starts none"
+    return starter.why_not(server)
 
 
 def _why_not(suite: LoadedSuite, client: Client, selection: Selection) -> str:
@@ -85,18 +115,52 @@ def _why_not(suite: LoadedSuite, client: Client, selection: Selection) -> str:
     return f"the server does not have this profile: {_clip(problems[0])}" if problems else ""
 
 
-def _case_problems(case: LoadedCase, client: Client, alive: Callable[[], bool]) -> list[str]:
-    problems: list[str] = []
-    for number, step in enumerate(case.steps):
+def _run_own(
+    cases: Sequence[tuple[LoadedCase, suite_pb2.OwnServer, report_pb2.CaseResult]],
+    starter: Starter,
+    shared: Target,
+    known: Sequence[Entry],
+) -> Iterator[report_pb2.CaseResult]:
+    """Cases with a server each. They share nothing but the machine, so they run side by side."""
+
+    def one(case: LoadedCase, server: suite_pb2.OwnServer, result: report_pb2.CaseResult) -> report_pb2.CaseResult:
+        begin = time.perf_counter()
         try:
-            found = step_problems(step, client.perform(step), client.alone)
-        except FillError as error:
-            found = [f"the case is wrong: {error}"]
-        if found:
-            where = f"step {number + 1}: " if len(case.steps) > 1 else ""
-            problems += [where + problem for problem in found]
-            break
-    return problems + _liveness_problems(client, alive)
+            problems = _own_problems(case, server, starter, shared)
+        except (ServerError, ScratchError) as error:
+            problems = [f"its own server: {error}"]
+        _settle(result, problems, begin, known)
+        return result
+
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        for done in as_completed([pool.submit(one, *case) for case in cases]):
+            yield done.result()
+
+
+def _own_problems(case: LoadedCase, server: suite_pb2.OwnServer, starter: Starter, shared: Target) -> list[str]:
+    process = starter.start(case.id, server)
+    problems: list[str] = []
+    try:
+        client = Client(replace(shared, address=process.process.address))
+        try:
+            client.wait_until_reachable(_REACHABLE_SECONDS)
+            stage = Stage(client, metrics_url(process.process.http), process)
+            if needs_metrics(case.steps) and not stage.metrics:
+                return ["its own server: the ready line names no http address"]
+            problems += _case_problems(case, stage, process.process.alive)
+        except grpc.FutureTimeoutError:
+            problems.append(f"its own server: no connection within {_REACHABLE_SECONDS:g} s")
+        finally:
+            client.close()
+    finally:
+        problems += [f"its own server: {problem}" for problem in process.stop()]
+    return problems
+
+
+def _case_problems(case: LoadedCase, stage: Stage, alive: Callable[[], bool]) -> list[str]:
+    player = Player(stage)
+    problems = player.play(case.steps)
+    return problems if player.exited else problems + _liveness_problems(stage.client, alive)
 
 
 def _liveness_problems(client: Client, alive: Callable[[], bool]) -> list[str]:
@@ -105,12 +169,19 @@ def _liveness_problems(client: Client, alive: Callable[[], bool]) -> list[str]:
         problems = step_problems(_LIVENESS, client.perform(_LIVENESS), client.alone)
     except grpc.RpcError as error:
         problems = [str(error)]
-    if not alive():
+    # A process that dies closes its connections a moment before it is gone.
+    end = time.monotonic() + (_DYING_SECONDS if problems else 0)
+    while (lives := alive()) and time.monotonic() < end:
+        time.sleep(0.02)
+    if not lives:
         problems.append("the server's process is gone")
     return [f"afterwards: {problem}" for problem in problems]
 
 
-def _settle(result: report_pb2.CaseResult, entry: Entry | None) -> None:
+def _settle(result: report_pb2.CaseResult, problems: Sequence[str], begin: float, known: Sequence[Entry]) -> None:
+    result.problems.extend(_clip(problem) for problem in problems)
+    result.duration_ms = (time.perf_counter() - begin) * 1000
+    entry = entry_for(known, result.id)
     if entry is not None:
         result.explanation = entry.reason
     if result.problems:

@@ -21,6 +21,7 @@ from concord_proto.inference.v1 import errors_pb2
 from google.protobuf import json_format
 
 from concord_conformance.fill import FillError, hex_bytes, parse_path
+from concord_conformance.scratch import inside
 
 __all__ = ["PROFILES", "LoadedCase", "LoadedSuite", "SuiteError", "load_file", "load_suites", "parse_suite"]
 
@@ -42,6 +43,8 @@ _Message = TypeVar("_Message", suite_pb2.Suite, suite_pb2.Case)
 _ID = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 _REASONS = frozenset(name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name)
 _CODES = frozenset(code.name for code in grpc.StatusCode)
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
+_TYPES = ("counter", "gauge", "histogram")
 _STATUSES = frozenset({"SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"})
 
 
@@ -58,6 +61,7 @@ class LoadedCase:
     level: int
     description: str
     steps: tuple[suite_pb2.Step, ...]
+    server: suite_pb2.OwnServer | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ def parse_suite(text: str, source: str) -> LoadedSuite:
         raise SuiteError(f"{source}: level: is not set")
     if suite.HasField("probe"):
         _check_step(suite.probe, f"{source}: probe")
+        if not suite.probe.HasField("call") or suite.probe.background:
+            raise SuiteError(f"{source}: probe: expected a call")
     loaded: list[LoadedCase] = []
     for number, entry in enumerate(cases):
         where = f"{source}: case {entry.get('id', number) if isinstance(entry, dict) else number}"
@@ -125,8 +131,16 @@ def parse_suite(text: str, source: str) -> LoadedSuite:
             raise SuiteError(f"{where}: steps: expected at least one")
         for index, step in enumerate(case.steps):
             _check_step(step, f"{where}: steps[{index}]")
+        _check_order(case, where)
         loaded.append(
-            LoadedCase(case.id, suite.profile, case.level or suite.level, case.description, tuple(case.steps))
+            LoadedCase(
+                case.id,
+                suite.profile,
+                case.level or suite.level,
+                case.description,
+                tuple(case.steps),
+                case.server if case.HasField("server") else None,
+            )
         )
     return LoadedSuite(source, suite.profile, suite.probe if suite.HasField("probe") else None, tuple(loaded))
 
@@ -193,10 +207,19 @@ def _message(document: object, message: _Message, where: str) -> _Message:
 
 def _check_step(step: suite_pb2.Step, where: str) -> None:
     call, expect = step.call, step.expect
+    if step.WhichOneof("action") is not None:
+        _check_action(step, where)
+        return
     if call.WhichOneof("rpc") is None:
         raise SuiteError(f"{where}: call: names no method")
-    if not step.HasField("expect"):
-        raise SuiteError(f"{where}: expect: is not set")
+    if step.HasField("expect") == bool(step.shares):
+        raise SuiteError(f"{where}: expect: is not set" if not step.shares else f"{where}: expect or shares, not both")
+    for number, share in enumerate(step.shares):
+        if share.at_least < 0 or (share.HasField("at_most") and share.at_most < share.at_least):
+            raise SuiteError(f"{where}: shares[{number}]: expected 0 <= at_least <= at_most")
+        _check_expectation(share.expect, f"{where}: shares[{number}].expect")
+    if step.background and (step.until or step.while_running):
+        raise SuiteError(f"{where}: a background call is judged later: no until, no while_running")
     for name in ("batch_size", "deadline_ms", "cancel_after_ms", "repeat", "concurrency", "connections"):
         if getattr(call, name) < 0:
             raise SuiteError(f"{where}: call.{name}: expected at least 0")
@@ -212,6 +235,80 @@ def _check_step(step: suite_pb2.Step, where: str) -> None:
     if call.batch_size and call.WhichOneof("rpc") not in ("batch_predict", "tensor_batch_predict"):
         raise SuiteError(f"{where}: call.batch_size: is for batches only")
     _check_expectation(expect, f"{where}: expect")
+
+
+def _check_action(step: suite_pb2.Step, where: str) -> None:
+    if step.HasField("call") or step.HasField("expect") or step.shares or step.background or step.until:
+        raise SuiteError(f"{where}: is an action, and has what belongs to a call")
+    match step.WhichOneof("action"):
+        case "arrived":
+            if step.arrived.messages < 1:
+                raise SuiteError(f"{where}: arrived.messages: expected at least 1")
+        case "metrics":
+            _check_metrics(step.metrics, f"{where}: metrics")
+        case "http":
+            if not step.http.path.startswith("/"):
+                raise SuiteError(f"{where}: http.path: expected it to begin with /")
+        case "repository":
+            change = step.repository
+            paths = {
+                "copy": (getattr(change.copy, "from"), change.copy.to, *change.copy.files),
+                "remove": (change.remove,),
+                "write": (change.write.path,),
+            }.get(change.WhichOneof("change") or "", ("",))
+            if not all(inside(path) for path in paths):
+                raise SuiteError(f"{where}: repository: expected paths below its root, got {list(paths)}")
+        case "signal":
+            if step.signal not in _SIGNALS:
+                raise SuiteError(f"{where}: signal: expected one of {', '.join(_SIGNALS)}, got {step.signal!r}")
+
+
+def _check_metrics(expect: suite_pb2.MetricsExpectation, where: str) -> None:
+    if not (expect.samples or expect.families or expect.forbidden_labels):
+        raise SuiteError(f"{where}: expects nothing")
+    for sample in expect.samples:
+        bounds = [name for name in ("equals", "at_least", "at_most") if sample.HasField(name)]
+        if not sample.name or sample.absent == bool(bounds):
+            raise SuiteError(f"{where}: sample {sample.name!r}: expected a name, and absent or a bound")
+    for family in expect.families:
+        if family.type not in _TYPES:
+            raise SuiteError(f"{where}: family {family.name!r}: expected a type of {', '.join(_TYPES)}")
+    for pattern in expect.forbidden_labels:
+        _check_pattern(pattern, where)
+
+
+def _check_order(case: suite_pb2.Case, where: str) -> None:
+    """Names are given before they are used, and once; what needs a server of the case's own has one."""
+    calls: set[str] = set()
+    scrapes: set[str] = set()
+    for index, step in enumerate(case.steps):
+        action = step.WhichOneof("action")
+        used = list(step.while_running)
+        if action in ("await", "cancel", "finish"):
+            used.append(getattr(step, action))
+        elif action == "arrived":
+            used.append(step.arrived.call)
+        for name in used:
+            if name not in calls:
+                raise SuiteError(f"{where}: steps[{index}]: no background call {name!r} before it")
+        if action == "metrics" and step.metrics.since and step.metrics.since not in scrapes:
+            raise SuiteError(f"{where}: steps[{index}]: no scrape {step.metrics.since!r} before it")
+        for name, names in ((step.background, calls), (step.scrape, scrapes)):
+            if name and name in names:
+                raise SuiteError(f"{where}: steps[{index}]: the name {name!r} is there twice")
+            names.add(name)
+        if action in ("repository", "signal", "exit") and not case.HasField("server"):
+            raise SuiteError(f"{where}: steps[{index}]: {action} needs a server of the case's own")
+    for model in case.server.models:
+        if not inside(model):
+            raise SuiteError(f"{where}: server.models: expected a fixture, got {model!r}")
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SuiteError(f"{where}: {pattern!r}: {error}") from None
 
 
 def _check_expectation(expect: suite_pb2.Expectation, where: str) -> None:
@@ -231,11 +328,8 @@ def _check_expectation(expect: suite_pb2.Expectation, where: str) -> None:
     )
     if not failing and any(about_errors) and not any(code != "OK" for code in expect.other_allowed_codes):
         raise SuiteError(f"{where}: says something of an error, but expects none")
-    for pattern in (expect.message_pattern, *expect.forbidden):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise SuiteError(f"{where}: {pattern!r}: {error}") from None
+    for pattern in (expect.message_pattern, *expect.forbidden, *(trailer.pattern for trailer in expect.trailers)):
+        _check_pattern(pattern, where)
     try:
         for fill in expect.fills:
             parse_path(fill.path)

@@ -329,5 +329,6 @@ def test_the_runner_imports_no_room_of_a_server_and_no_client_of_ours() -> None:
         "google",
         "grpc",
         "grpc_reflection",
+        "prometheus_client",
         "yaml",
     }

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that are under way, seen from another thread than their callers': cancelled, told to end, counted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+__all__ = ["Live"]
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> object: ...
+
+
+class Live:
+    """The calls of one step. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._calls: list[_Cancellable] = []
+        self._messages = 0
+        self._first_end: float | None = None
+        # The callers make no further call.
+        self.over = False
+        # The client has cancelled.
+        self.cancelled = False
+
+    def add(self, call: _Cancellable) -> None:
+        """A call has been sent; where the client cancelled meanwhile, this one too."""
+        with self._lock:
+            if not self.cancelled:
+                self._calls.append(call)
+                return
+        call.cancel()
+
+    def remove(self, call: _Cancellable) -> None:
+        """A call has ended."""
+        with self._lock:
+            if call in self._calls:
+                self._calls.remove(call)
+
+    def one_ended(self) -> None:
+        """A caller has its answer."""
+        with self._lock:
+            if self._first_end is None:
+                self._first_end = time.perf_counter()
+
+    def arrived(self) -> None:
+        """A message of a stream has come."""
+        with self._lock:
+            self._messages += 1
+            self._lock.notify_all()
+
+    def finish(self) -> None:
+        """Every caller ends with the call that it is at."""
+        self.over = True
+
+    def cancel(self) -> None:
+        """Cancels what is under way, and every call that was about to be made."""
+        with self._lock:
+            self.over = self.cancelled = True
+            calls = list(self._calls)
+        # Not under the lock: a callback of the library may come back here.
+        for call in calls:
+            call.cancel()
+
+    def wait_for_messages(self, count: int, seconds: float) -> int:
+        """Waits until so many messages have come, or so long; tells how many came."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._messages >= count, timeout=seconds)
+            return self._messages
+
+    def none_ended_before(self, moment: float) -> bool:
+        """Whether no call had ended at a moment of time.perf_counter."""
+        with self._lock:
+            return self._first_end is None or self._first_end > moment
