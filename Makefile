@@ -26,10 +26,10 @@ help: ## list the targets
 .PHONY: setup
 setup: $(VENV) $(GO_TOOLS) ## install the pinned Python packages into .venv and the Go tools into build/tools
 
-$(VENV): $(LOCKS) python/pyproject.toml exporters/pyproject.toml conformance/pyproject.toml
+$(VENV): $(LOCKS) python/pyproject.toml exporters/pyproject.toml conformance/pyproject.toml conformance/soak/pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes $(addprefix -r ,$(LOCKS))
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e python -e exporters -e conformance
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e python -e exporters -e conformance -e conformance/soak
 	touch $@
 
 $(GO_TOOLS): go/tools/go.mod go/tools/go.sum
@@ -139,7 +139,7 @@ dist: build ## make dist/, a tarball of the Go server that runs elsewhere
 # --- proving ---------------------------------------------------------------------------------------------------------
 
 PYTHON_SOURCES := python/concord_server python/concord_client python/concord_command.py exporters/concord_export \
-  conformance/concord_conformance conformance/build_fixtures.py conformance/broken_fixtures.py \
+  conformance/concord_conformance conformance/soak/concord_soak conformance/build_fixtures.py conformance/broken_fixtures.py \
   conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py demo proto/plugins
 
 .PHONY: check
@@ -154,8 +154,9 @@ check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and typ
 .PHONY: test
 test: build fitted-models ## run every test: Go, Python, exporters, conformance on both servers
 	cd go && CONCORD_ORT_LIBRARY=$(CURDIR)/$(LIBORT) go test ./...
-	$(PY) -m pytest --numprocesses 2 --dist loadfile python/tests exporters/tests conformance/tests
+	$(PY) -m pytest --numprocesses 2 --dist loadfile python/tests exporters/tests conformance/tests conformance/soak/tests
 	$(MAKE) --no-print-directory conformance
+	$(MAKE) --no-print-directory soak-both SOAK_SECONDS=30
 
 CONFORMANCE := $(PY) -m concord_conformance
 ON_FIXTURES := --models {models} --config {config} --listen 127.0.0.1:0 --http 127.0.0.1:0
@@ -164,6 +165,19 @@ ON_FIXTURES := --models {models} --config {config} --listen 127.0.0.1:0 --http 1
 conformance: build ## run the conformance suite against both servers; reports in reports/
 	$(CONFORMANCE) --known-failing conformance/known_failing/go.txt --report reports/go -- bin/inference-server $(ON_FIXTURES)
 	$(CONFORMANCE) --known-failing conformance/known_failing/python.txt --report reports/python -- $(PY) -m concord_server $(ON_FIXTURES)
+
+SOAK_SECONDS := 600
+SOAK := $(PY) -m concord_soak --seconds $(SOAK_SECONDS)
+
+.PHONY: soak
+soak: build fitted-models soak-both ## everything at once on both servers, every answer checked; SOAK_SECONDS=600, reports in reports/
+
+# Both servers at once: they share the machine, which is part of the trial.
+.PHONY: soak-both
+soak-both:
+	$(SOAK) --name go --report reports/soak/go -- bin/inference-server & go=$$!; \
+	$(SOAK) --name python --report reports/soak/python -- $(PY) -m concord_server || failed=1; \
+	wait $$go || failed=1; test -z "$${failed:-}"
 
 .PHONY: clean
 clean: ## remove what was built; .venv and certs stay
