@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -43,6 +44,19 @@ type Config struct {
 	AdmissionCache       string // empty: none
 	AdmissionTimeout     time.Duration
 	AdmissionMemoryBytes int64
+
+	Device               string // "cpu" or "cuda:N"
+	Processes            int    // 1
+	Batching             Batching
+	ModelSettings        map[string]ModelSettings // of the models that have their own, by model id
+	MaxRequest           time.Duration            // at least 1 ms
+	MaxConnectionAge     time.Duration            // 0: connections stay
+	MaxConcurrentStreams int
+	MaxHeaderBytes       int
+	MaxOutputBytes       int64 // of one execution for one request
+	RequestLogPPM        int   // 0 to 1000000
+
+	written *serverconfigv1.ServerConfig // what it was checked from
 }
 
 // ErrHelp and ErrVersion say that the arguments ask for a text instead of a server.
@@ -65,6 +79,15 @@ const (
 	defaultAdmissionMS      = 60000
 	defaultAdmissionMemory  = 16 << 30
 	minAdmissionMemory      = 256 << 20
+	cpu                     = "cpu"
+	maxProcesses            = 64
+	defaultRequestMS        = 300000
+	defaultAgeMS            = 1800000
+	defaultStreams          = 1024
+	defaultHeaderBytes      = 64 << 10
+	minHeaderBytes          = 4 << 10
+	minOutputBytes          = 1 << 10
+	maxPPM                  = 1000000
 )
 
 // Parse reads the arguments, without the program's name, and the file that they name. Errors other than ErrHelp and ErrVersion are one line
@@ -85,6 +108,8 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 		Staging:         m.GetStaging(),
 
 		AllowIntegerDivision: m.GetAllowIntegerDivision(),
+
+		written: m,
 	}
 	if c.Models == "" {
 		return c, errors.New("models: expected a directory, got nothing")
@@ -131,27 +156,54 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 	}
 	c.Reflection = orDefault(m.Reflection, loopback)
 	c.AdminReflection = orDefault(m.Reflection, true)
+	if c.Device, err = device(m.GetDevice()); err != nil {
+		return c, err
+	}
+	maxMessage := orDefault(m.MaxMessageBytes, defaultMaxMessageBytes)
 	for _, number := range []struct {
 		name      string
 		value     int64
 		low, high int64
 		to        func(int64)
 	}{
-		{"max_message_bytes", orDefault(m.MaxMessageBytes, defaultMaxMessageBytes), minMessageBytes, math.MaxInt32, func(n int64) { c.MaxMessageBytes = int(n) }},
+		{"max_message_bytes", maxMessage, minMessageBytes, math.MaxInt32, func(n int64) { c.MaxMessageBytes = int(n) }},
 		{"max_batch_requests", int64(orDefault(m.MaxBatchRequests, defaultMaxBatchRequests)), 1, math.MaxInt32, func(n int64) { c.MaxBatchRequests = int(n) }},
 		{"drain_delay_ms", int64(m.GetDrainDelayMs()), 0, math.MaxInt32, func(n int64) { c.DrainDelay = time.Duration(n) * time.Millisecond }},
 		{"drain_grace_ms", int64(orDefault(m.DrainGraceMs, defaultDrainGraceMS)), 0, math.MaxInt32, func(n int64) { c.DrainGrace = time.Duration(n) * time.Millisecond }},
-		{"intra_op_threads", int64(orDefault(m.IntraOpThreads, 1)), 1, math.MaxInt32, func(n int64) { c.IntraOpThreads = int(n) }},
 		{"repository_poll_ms", int64(orDefault(m.RepositoryPollMs, defaultPollMS)), 0, math.MaxInt32, func(n int64) { c.RepositoryPoll = time.Duration(n) * time.Millisecond }},
 		{"admission_timeout_ms", int64(orDefault(m.AdmissionTimeoutMs, defaultAdmissionMS)), 1, math.MaxInt32, func(n int64) { c.AdmissionTimeout = time.Duration(n) * time.Millisecond }},
 		{"admission_memory_bytes", orDefault(m.AdmissionMemoryBytes, defaultAdmissionMemory), minAdmissionMemory, math.MaxInt64, func(n int64) { c.AdmissionMemoryBytes = n }},
+		{"processes", int64(orDefault(m.Processes, 1)), 1, maxProcesses, func(n int64) { c.Processes = int(n) }},
+		{"max_request_ms", int64(orDefault(m.MaxRequestMs, defaultRequestMS)), 1, math.MaxInt32, func(n int64) { c.MaxRequest = time.Duration(n) * time.Millisecond }},
+		{"max_connection_age_ms", int64(orDefault(m.MaxConnectionAgeMs, defaultAgeMS)), 0, math.MaxInt32, func(n int64) { c.MaxConnectionAge = time.Duration(n) * time.Millisecond }},
+		{"max_concurrent_streams", int64(orDefault(m.MaxConcurrentStreams, defaultStreams)), 1, math.MaxInt32, func(n int64) { c.MaxConcurrentStreams = int(n) }},
+		{"max_header_bytes", int64(orDefault(m.MaxHeaderBytes, defaultHeaderBytes)), minHeaderBytes, math.MaxInt32, func(n int64) { c.MaxHeaderBytes = int(n) }},
+		{"max_output_bytes", orDefault(m.MaxOutputBytes, maxMessage), minOutputBytes, math.MaxInt64, func(n int64) { c.MaxOutputBytes = n }},
+		{"request_log_ppm", int64(m.GetRequestLogPpm()), 0, maxPPM, func(n int64) { c.RequestLogPPM = int(n) }},
 	} {
-		if number.value < number.low || number.value > number.high {
-			return c, fmt.Errorf("%s: expected %d to %d, got %d", number.name, number.low, number.high, number.value)
+		if err := within(number.name, number.value, number.low, number.high); err != nil {
+			return c, err
 		}
 		number.to(number.value)
 	}
-	return c, nil
+	if c.Processes != 1 {
+		return c, fmt.Errorf("processes: expected 1, got %d: the Go server uses all processors in one process", c.Processes)
+	}
+	return c, c.checkBatching(m)
+}
+
+var devices = regexp.MustCompile(`^(cpu|cuda:(0|[1-9][0-9]{0,3}))$`)
+
+// device checks where models are to run; nothing is the CPU.
+func device(text string) (string, error) {
+	switch {
+	case text == "" || text == cpu:
+		return cpu, nil
+	case !devices.MatchString(text):
+		return "", fmt.Errorf("device: expected cpu or cuda:N, got %q", text)
+	default:
+		return "", fmt.Errorf("device: expected cpu, got %q: this server runs on the CPU only", text)
+	}
 }
 
 func isDirectory(name string) bool {

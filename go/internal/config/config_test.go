@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -41,8 +42,11 @@ func TestDefaults(t *testing.T) {
 		Models: models, Listen: "127.0.0.1:50051", HTTP: "127.0.0.1:9090", Reflection: true, MaxMessageBytes: 100 << 20,
 		MaxBatchRequests: 10000, DrainGrace: 30 * time.Second, IntraOpThreads: 1,
 		AdminReflection: true, RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
+		Device: "cpu", Processes: 1, Batching: Batching{Policy: Auto, MaxBatchRows: 64, MaxQueueRows: 1024},
+		MaxRequest: 5 * time.Minute, MaxConnectionAge: 30 * time.Minute, MaxConcurrentStreams: 1024, MaxHeaderBytes: 64 << 10, MaxOutputBytes: 100 << 20,
 	}
-	if c != want {
+	c.written = nil
+	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v\nwant %+v", c, want)
 	}
 }
@@ -63,6 +67,9 @@ func TestFileAndFlags(t *testing.T) {
 		DrainDelay: 5 * time.Millisecond, DrainGrace: 0, IntraOpThreads: 3, ONNXRuntime: "lib.so",
 		Admin: "", Staging: staging, RepositoryPoll: 0, AllowIntegerDivision: true, AdmissionCache: "", AdmissionTimeout: 5 * time.Second,
 		AdmissionMemoryBytes: 1 << 30,
+		Device:               "cpu", Processes: 1, MaxRequest: 9 * time.Millisecond, MaxConnectionAge: 0, MaxConcurrentStreams: 2, MaxHeaderBytes: 4096,
+		MaxOutputBytes: 1024, RequestLogPPM: 1000000,
+		Batching: Batching{Policy: Inline, MaxBatchRows: 1024, MaxDelay: time.Second, MaxQueueRows: 1, Executors: 256},
 	}
 	yaml := "models: " + models + `
 listen: "[::1]:0"
@@ -82,16 +89,35 @@ allow_integer_division: true
 admission_cache: off
 admission_timeout_ms: 5000
 admission_memory_bytes: 1073741824
+device: cpu
+processes: 1
+batching: inline
+max_batch_rows: 1024
+max_delay_ms: 1000
+max_queue_rows: 1
+executors: 256
+max_request_ms: 9
+max_connection_age_ms: 0
+max_concurrent_streams: 2
+max_header_bytes: 4096
+max_output_bytes: 1024
+request_log_ppm: 1000000
+model_settings:
 `
 	json := `{"models": "` + models + `", "listen": "[::1]:0", "http": "off", "requireManifest": true, "reflection": false, "maxMessageBytes": "2048",
 		"maxBatchRequests": 7.0, "drainDelayMs": 5, "drainGraceMs": 0e0, "intraOpThreads": "3", "onnxruntime": "lib.so", "tlsCert": null,
 		"adminListen": "off", "staging": "` + staging + `", "repositoryPollMs": 0, "allowIntegerDivision": true, "admissionCache": "off",
-		"admissionTimeoutMs": 5e3, "admissionMemoryBytes": "1073741824"}`
+		"admissionTimeoutMs": 5e3, "admissionMemoryBytes": "1073741824",
+		"device": "cpu", "batching": "inline", "maxBatchRows": 1024, "maxDelayMs": 1000, "maxQueueRows": 1, "executors": 256, "maxRequestMs": 9,
+		"maxConnectionAgeMs": 0, "maxConcurrentStreams": 2, "maxHeaderBytes": 4096, "maxOutputBytes": "1024", "requestLogPpm": 1000000, "modelSettings": {}}`
 	flags := []string{
 		"--models", models, "--listen=[::1]:0", "--http=off", "--require-manifest", "--reflection=false", "--max-message-bytes=2048", "--max-batch-requests", "7",
 		"--drain-delay-ms=5", "--drain-grace-ms=0", "--intra-op-threads=3", "--onnxruntime=lib.so",
 		"--admin-listen=off", "--staging", staging, "--repository-poll-ms=0", "--allow-integer-division", "--admission-cache=off",
 		"--admission-timeout-ms=5000", "--admission-memory-bytes=1073741824",
+		"--device=cpu", "--processes=1", "--batching=inline", "--max-batch-rows=1024", "--max-delay-ms=1000", "--max-queue-rows=1", "--executors=256",
+		"--max-request-ms=9", "--max-connection-age-ms=0", "--max-concurrent-streams=2", "--max-header-bytes=4096", "--max-output-bytes=1024",
+		"--request-log-ppm=1000000",
 	}
 	other := filepath.Join(t.TempDir(), "other.yaml")
 	write(t, other, "max_batch_requests: 1\nhttp: 127.0.0.1:1\nreflection: true\n")
@@ -101,8 +127,34 @@ admission_memory_bytes: 1073741824
 		"flags": flags,
 		"both":  append([]string{"--config", other}, flags...),
 	} {
-		if c, err := Parse(args); err != nil || c != want {
+		c, err := Parse(args)
+		c.written = nil
+		if err != nil || !reflect.DeepEqual(c, want) {
 			t.Errorf("%s: got %+v, %v\nwant %+v", name, c, err, want)
+		}
+	}
+}
+
+func TestSettingsOfModels(t *testing.T) {
+	c, err := Parse([]string{"--models", t.TempDir(), "--max-batch-rows=8", "--intra-op-threads=2", "--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), `
+batching: direct
+model_settings:
+  wine: {batching: auto, max_batch_rows: 8, maxQueueRows: 16}
+  gone: {executors: 3, max_delay_ms: 5, intra_op_threads: 4}
+  12: null
+`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := Batching{Policy: Direct, MaxBatchRows: 8, MaxQueueRows: 1024}
+	for id, want := range map[string]ModelSettings{
+		"other": {Batching: server, IntraOpThreads: 2},
+		"12":    {Batching: server, IntraOpThreads: 2},
+		"wine":  {Batching: Batching{Policy: Auto, MaxBatchRows: 8, MaxQueueRows: 16, OwnPolicy: true, OwnMaxBatchRows: true}, IntraOpThreads: 2},
+		"gone":  {Batching: Batching{Policy: Direct, MaxBatchRows: 8, MaxDelay: 5 * time.Millisecond, MaxQueueRows: 1024, Executors: 3}, IntraOpThreads: 4},
+	} {
+		if got := c.SettingsOf(id); got != want || c.BatchingOf(id) != want.Batching {
+			t.Errorf("%s: got %+v, want %+v", id, got, want)
 		}
 	}
 }
@@ -137,7 +189,34 @@ func TestErrors(t *testing.T) {
 		{nil, "models: expected a directory, got nothing"},
 		{[]string{"--models", "/no/such"}, `models: expected a directory, got "/no/such", which is none`},
 		{[]string{"--models", os.Args[0]}, "which is none"},
-		{with("--device=cpu"), "unknown flag: --device"},
+		{with("--surprise=cpu"), "unknown flag: --surprise"},
+		{with("--model-settings=x"), "unknown flag: --model-settings"},
+		{with("--device=gpu"), `device: expected cpu or cuda:N, got "gpu"`},
+		{with("--device=cuda:01"), `device: expected cpu or cuda:N, got "cuda:01"`},
+		{with("--device=cuda:0"), `device: expected cpu, got "cuda:0": this server runs on the CPU only`},
+		{with("--processes=65"), "processes: expected 1 to 64, got 65"},
+		{with("--processes=2"), "processes: expected 1, got 2: the Go server uses all processors in one process"},
+		{with("--batching=fast"), `batching: expected auto, inline, direct or adaptive, got "fast"`},
+		{with("--max-batch-rows=1025"), "max_batch_rows: expected 1 to 1024, got 1025"},
+		{with("--max-delay-ms=1001"), "max_delay_ms: expected 0 to 1000, got 1001"},
+		{with("--max-queue-rows=0"), "max_queue_rows: expected 1 to 2147483647, got 0"},
+		{with("--executors=257"), "executors: expected 1 to 256, got 257"},
+		{with("--max-request-ms=0"), "max_request_ms: expected 1 to 2147483647, got 0"},
+		{with("--max-connection-age-ms=-1"), "max_connection_age_ms: expected 0 to 2147483647, got -1"},
+		{with("--max-concurrent-streams=0"), "max_concurrent_streams: expected 1 to 2147483647, got 0"},
+		{with("--max-header-bytes=4095"), "max_header_bytes: expected 4096 to 2147483647, got 4095"},
+		{with("--max-output-bytes=1023"), "max_output_bytes: expected 1024 to 9223372036854775807, got 1023"},
+		{with("--request-log-ppm=1000001"), "request_log_ppm: expected 0 to 1000000, got 1000001"},
+		{inFile("model_settings: {wine: {max_batch_rows: 0}}"), "model_settings.wine.max_batch_rows: expected 1 to 1024, got 0"},
+		{inFile("model_settings: {wine: {batching: no}}"), "model_settings.wine.batching: expected a text, got false"},
+		{inFile("model_settings: {wine: {batching: none}}"), `model_settings.wine.batching: expected auto, inline, direct or adaptive, got "none"`},
+		{inFile("model_settings: {wine: {executors: many}}"), `model_settings.wine.executors: expected an integer, got "many"`},
+		{inFile("model_settings: {wine: {z: 1, surprise: 1}}"), `model_settings.wine: "surprise": there is no such field`},
+		{inFile("model_settings: {wine: {max_delay_ms: 1, maxDelayMs: 1}}"), "model_settings.wine.max_delay_ms: expected once, got maxDelayMs as well"},
+		{inFile("model_settings: {wine: 1}"), "model_settings.wine: expected fields and their values, got 1"},
+		{inFile("model_settings: [wine]"), `model_settings: expected model ids and their settings, got ["wine"]`},
+		{inFile("model_settings: {../x: {}}"), `model_settings: expected a model id, got "../x"`},
+		{inFile("model_settings: {a: {}}\nmodelSettings: {}"), "model_settings: expected once, got modelSettings as well"},
 		{with("--listen"), "flag needs an argument: --listen"},
 		{with("serve"), `expected flags only, got "serve"`},
 		{with("--listen", "50051"), `listen: expected HOST:PORT, got "50051"`},

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -21,8 +23,10 @@ import (
 
 const maxFileBytes = 1 << 20
 
-// usage is the help of each field that works here: what its value is, and what it does. A field of the contract that is not in it does
-// not work yet, so it is no flag and unknown in a file.
+// modelSettings is the one field that is no flag.
+const modelSettings, camelModelSettings = "model_settings", "modelSettings"
+
+// usage is the help of each field that is a flag: what its value is, and what it does.
 var usage = map[protoreflect.Name][2]string{
 	"models":                 {"DIR", "the model repository; required"},
 	"listen":                 {"HOST:PORT", "the gRPC listener; port 0 picks a free one (default " + defaultListen + ")"},
@@ -46,9 +50,34 @@ var usage = map[protoreflect.Name][2]string{
 	"admission_cache":        {"DIR|off", "where verdicts of trial loads are kept (default ~/.cache/concord)"},
 	"admission_timeout_ms":   {"N", "longest trial load of one version (default 60000)"},
 	"admission_memory_bytes": {"N", "largest address space of a trial load, at least 268435456 (default 17179869184)"},
+	"device":                 {"cpu|cuda:N", "where models run (default cpu)"},
+	"processes":              {"N", "processes that share the gRPC address, 1 to 64; the Go server accepts 1 only (default 1)"},
+	"batching":               {"POLICY", "auto, inline, direct or adaptive; auto measures each model at load (default auto)"},
+	"max_batch_rows":         {"N", "most rows that requests bring into one execution, 1 to 1024 (default 64)"},
+	"max_delay_ms":           {"N", "how long an execution waits for more rows, 0 to 1000 (default 0)"},
+	"max_queue_rows":         {"N", "most rows that wait for one version (default 1024)"},
+	"executors":              {"N", "executions of one version at once, 1 to 256 (default: chosen with the policy)"},
+	"max_request_ms":         {"N", "longest time of one request (default 300000)"},
+	"max_connection_age_ms":  {"N", "age at which a gRPC connection is told to go, 0 never (default 1800000)"},
+	"max_concurrent_streams": {"N", "most calls at once on one connection (default 1024)"},
+	"max_header_bytes":       {"N", "largest headers of a call, at least 4096 (default 65536)"},
+	"max_output_bytes":       {"N", "largest outputs of one execution for one request, at least 1024 (default: max_message_bytes)"},
+	"request_log_ppm":        {"N", "share of requests that are logged, in parts of a million (default 0)"},
 }
 
-// fields are the fields that work here, in the contract's order.
+func modelSettingsField() protoreflect.FieldDescriptor {
+	return (&serverconfigv1.ServerConfig{}).ProtoReflect().Descriptor().Fields().ByName(modelSettings)
+}
+
+// listed are all fields of a message.
+func listed(message protoreflect.MessageDescriptor) (list []protoreflect.FieldDescriptor) {
+	for i := range message.Fields().Len() {
+		list = append(list, message.Fields().Get(i))
+	}
+	return list
+}
+
+// fields are the fields that are flags, in the contract's order.
 func fields() []protoreflect.FieldDescriptor {
 	all := (&serverconfigv1.ServerConfig{}).ProtoReflect().Descriptor().Fields()
 	var list []protoreflect.FieldDescriptor
@@ -155,16 +184,70 @@ func readFile(name string, message protoreflect.Message) error {
 	if err != nil {
 		return fmt.Errorf("expected YAML or JSON: %s", oneLine(err.Error()))
 	}
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(data, &object); err != nil {
-		return errors.New("expected fields and their values")
+	object, err := members(data)
+	if err != nil {
+		return err
 	}
-	for _, field := range fields() {
+	raw, given := object[modelSettings]
+	if camel, twice := object[camelModelSettings]; twice {
+		if given {
+			return fmt.Errorf("%s: expected once, got %s as well", modelSettings, camelModelSettings)
+		}
+		raw, given = camel, true
+	}
+	delete(object, modelSettings)
+	delete(object, camelModelSettings)
+	if given && string(raw) != "null" {
+		if err := readModels(raw, message.Mutable(modelSettingsField()).Map()); err != nil {
+			return err
+		}
+	}
+	return readFields("", object, fields(), message)
+}
+
+// members are the members of a JSON object.
+func members(data []byte) (map[string]json.RawMessage, error) {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(data, &object); err != nil || object == nil {
+		return nil, errors.New("expected fields and their values")
+	}
+	return object, nil
+}
+
+// readModels reads the settings of single models.
+func readModels(raw json.RawMessage, into protoreflect.Map) error {
+	models, err := members(raw)
+	if err != nil {
+		return fmt.Errorf("%s: expected model ids and their settings, got %s", modelSettings, short(string(raw)))
+	}
+	for _, id := range slices.Sorted(maps.Keys(models)) {
+		settings := into.NewValue()
+		if raw := models[id]; string(raw) != "null" {
+			object, err := members(raw)
+			if err != nil {
+				return fmt.Errorf("%s.%s: %w, got %s", modelSettings, id, err, short(string(raw)))
+			}
+			if err := readFields(modelSettings+"."+id, object, listed(settings.Message().Descriptor()), settings.Message()); err != nil {
+				return err
+			}
+		}
+		into.Set(protoreflect.ValueOfString(id).MapKey(), settings)
+	}
+	return nil
+}
+
+// readFields reads an object whose members are fields of a message, and removes them. The path is where it is in the file, for errors.
+func readFields(path string, object map[string]json.RawMessage, fields []protoreflect.FieldDescriptor, message protoreflect.Message) error {
+	dot, colon := "", ""
+	if path != "" {
+		dot, colon = path+".", path+": "
+	}
+	for _, field := range fields {
 		raw, given := object[string(field.Name())]
 		delete(object, string(field.Name()))
 		if camel, twice := object[field.JSONName()]; twice && field.JSONName() != string(field.Name()) {
 			if given {
-				return fmt.Errorf("%s: expected once, got %s as well", field.Name(), field.JSONName())
+				return fmt.Errorf("%s%s: expected once, got %s as well", dot, field.Name(), field.JSONName())
 			}
 			raw, given = camel, true
 			delete(object, field.JSONName())
@@ -174,16 +257,16 @@ func readFile(name string, message protoreflect.Message) error {
 		}
 		written, err := literal(field, raw)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s%w", dot, err)
 		}
 		value, err := parse(field, written)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s%w", dot, err)
 		}
 		message.Set(field, value)
 	}
-	for name := range object {
-		return fmt.Errorf("%q: there is no such field", name)
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		return fmt.Errorf("%s%q: there is no such field", colon, name)
 	}
 	return nil
 }
