@@ -162,6 +162,7 @@ def manifest(
     max_batch_rows: int = 0,
     kind: int = model_pb2.MODEL_KIND_TABULAR,
     axis_limits: Sequence[manifest_pb2.AxisLimit] = (),
+    quality: Sequence[model_pb2.Metric] = (),
 ) -> manifest_pb2.Manifest:
     """A manifest but for what the package writer fills in."""
     return manifest_pb2.Manifest(
@@ -172,6 +173,7 @@ def manifest(
         outputs=outputs,
         batching=manifest_pb2.Batching(batchable=batchable, max_batch_rows=max_batch_rows),
         axis_limits=axis_limits,
+        quality=quality,
     )
 
 
@@ -495,6 +497,7 @@ def write_open(root: Path) -> None:
             [feature("x", FLOAT, [-1])],
             [prediction("sum")],
             axis_limits=[manifest_pb2.AxisLimit(input="x", axis=1, max_length=512)],
+            quality=[model_pb2.Metric(name="r2", value=0.75, rows=10)],
         ),
         golden=golden(({"x": numbers(1, 2, 3)}, {"sum": 8}, {})),
     )

@@ -249,6 +249,12 @@ def torch(function: str, target: Path, replace: bool) -> None:
     help="Rows on axis 0 of an array for each input and, for outputs, what the graph's source answered to them.",
 )
 @click.option("--length", multiple=True, metavar="AXIS=N", help="Length of an open axis, by its name or INPUT.NUMBER.")
+@click.option(
+    "--max-length",
+    multiple=True,
+    metavar="AXIS=N",
+    help="Longest that an open axis may be; servers refuse more.",
+)
 @click.option("--range", "ranges", multiple=True, metavar="INPUT=LOW:HIGH", help="Least and greatest number made.")
 @click.option(
     "--together",
@@ -276,6 +282,7 @@ def wrap(
     inputs: tuple[Path, ...],
     rows: Path | None,
     length: tuple[str, ...],
+    max_length: tuple[str, ...],
     ranges: tuple[str, ...],
     together: Any,
     allow_integer_division: bool,
@@ -308,6 +315,7 @@ def wrap(
             inputs=tried,
             answers=answers,
             lengths={name: _whole(text, "--length") for name, text in _pairs(length, "--length")},
+            max_lengths={name: _whole(text, "--max-length") for name, text in _pairs(max_length, "--max-length")},
             ranges={name: _span(text) for name, text in _pairs(ranges, "--range")},
             together=together,
             integer_division=allow_integer_division,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import skops.io  # type: ignore[import-untyped]
-from skops.io.exceptions import UntrustedTypesFoundException  # type: ignore[import-untyped]
+import skops.io
+from skops.io.exceptions import UntrustedTypesFoundException
 
 from concord_export.errors import SourceError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch  # type: ignore[import-not-found]
+import torch
 from concord_proto.modelpackage.v1 import manifest_pb2
 
 from concord_export.errors import ConversionError, SourceError
@@ -38,6 +38,7 @@ class TorchSource:
         see. The export is compared with the module on all of them.
     outputs: names of what forward gives, in its order.
     open_axes: axes beside axis 0 whose length may differ from request to request: by input, axis to name.
+    max_lengths: the greatest lengths of such axes, by their names, where the module fails on more.
     Everything else is as in Wrapping.
     """
 
@@ -45,6 +46,7 @@ class TorchSource:
     rows: Mapping[str, npt.NDArray[Any]]
     outputs: Sequence[str]
     open_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    max_lengths: Mapping[str, int] = field(default_factory=dict)
     kind: str = "tensor"
     description: str = ""
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -74,6 +76,7 @@ def export_torch(
     manifest.library_versions["torch"] = importlib.metadata.version("torch")
     wrapping = Wrapping(
         kind=source.kind,
+        max_lengths=source.max_lengths,
         description=source.description,
         columns=source.columns,
         classes=source.classes,

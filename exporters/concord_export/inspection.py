@@ -43,6 +43,8 @@ def print_package(package: Package, console: Console) -> None:
             kind_and_shape = _type(feature.type, feature.shape)
             _row(table, feature.name, kind_and_shape, _default(feature), goes_to, feature.description)
         console.print(table)
+    for limit in manifest.axis_limits:
+        console.print(Text(f"Axis {limit.axis} of {limit.input}: at most {limit.max_length}"))
     if manifest.predictions:
         table = _table("Predictions", "name", "comes from", "description")
         for prediction in manifest.predictions:

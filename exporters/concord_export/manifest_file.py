@@ -13,7 +13,18 @@ from concord_export.errors import SourceError
 
 __all__ = ["read_manifest_file"]
 
-_FIELDS = ("kind", "description", "features", "predictions", "outputs", "batching", "quality", "libraryVersions")
+_FIELDS = (
+    "kind",
+    "description",
+    "features",
+    "predictions",
+    "outputs",
+    "batching",
+    "quality",
+    "libraryVersions",
+    "axisLimits",
+)
+_ALSO = ("library_versions", "axis_limits")  # as the proto writes them
 
 
 def read_manifest_file(path: Path) -> manifest_pb2.Manifest:
@@ -25,7 +36,7 @@ def read_manifest_file(path: Path) -> manifest_pb2.Manifest:
     if not isinstance(document, dict):
         raise SourceError(f"{path.name}: expected fields of a manifest, got {type(document).__name__}")
     for name in document:
-        if name not in _FIELDS and name != "library_versions":
+        if name not in _FIELDS and name not in _ALSO:
             raise SourceError(f"{path.name}: {name!r} is none of {', '.join(_FIELDS)}")
     try:
         return json_format.ParseDict(document, manifest_pb2.Manifest())

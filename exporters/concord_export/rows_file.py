@@ -45,7 +45,7 @@ def read_rows(path: Path, estimator: Any = None) -> Any:
             raise SourceError(f"{path.name}: the model's columns {missing[:8]} are not in it")
         columns = {name: columns[name] for name in known}
         if _selects_by_name(estimator):
-            import pandas as pd  # type: ignore[import-untyped]
+            import pandas as pd
 
             return pd.DataFrame(columns)
     if len(columns) == 1 and getattr(estimator, "n_features_in_", None) is None:

@@ -23,6 +23,9 @@ from concord_export.tensors import read_tensor
 
 __all__ = ["Verification", "check_bindings", "run_golden", "verify_package"]
 
+# As the servers have it: more values fit in no message.
+_MAX_LENGTH = 1 << 31
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -55,8 +58,7 @@ def run_golden(session: Session, manifest: manifest_pb2.Manifest, golden: golden
 
     Raises PackageInvalidError where a binding does not fit the graph or an answer is not the expected one.
     """
-    if manifest.kind == model_pb2.MODEL_KIND_TABULAR:
-        check_bindings(session, manifest)
+    check_bindings(session, manifest)
     largest = 0.0
     for index, case in enumerate(golden.cases):
         where = f"golden case {index}"
@@ -76,6 +78,9 @@ def run_golden(session: Session, manifest: manifest_pb2.Manifest, golden: golden
 
 def check_bindings(session: Session, manifest: manifest_pb2.Manifest) -> None:
     """Raises PackageInvalidError where a feature, prediction or output of the manifest does not fit the graph."""
+    _check_axis_limits(session, manifest)
+    if manifest.kind != model_pb2.MODEL_KIND_TABULAR:
+        return
     bound: dict[str, list[int]] = {name: [] for name in session.inputs}
     for index, binding in enumerate(manifest.features):
         name = _quote(binding.feature.name)
@@ -85,6 +90,8 @@ def check_bindings(session: Session, manifest: manifest_pb2.Manifest) -> None:
             raise PackageInvalidError(f"feature {name}: the graph has no input {_quote(binding.input)}")
         if binding.feature.type == model_pb2.FEATURE_TYPE_UNSPECIFIED:
             raise PackageInvalidError(f"feature {name}: its type is not set")
+        if binding.feature.max_length:
+            raise PackageInvalidError(f"feature {name}: max_length is told by axis_limits")
         if binding.feature.required == binding.feature.HasField("default_value"):
             raise PackageInvalidError(f"feature {name}: a default is set exactly where it is not required")
         bound[binding.input] += range(binding.column, binding.column + math.prod(binding.feature.shape))
@@ -101,6 +108,22 @@ def check_bindings(session: Session, manifest: manifest_pb2.Manifest) -> None:
     ):
         if output not in session.outputs:
             raise PackageInvalidError(f"{what}: the graph has no output {_quote(output)}")
+
+
+def _check_axis_limits(session: Session, manifest: manifest_pb2.Manifest) -> None:
+    limited: set[tuple[str, int]] = set()
+    for limit in manifest.axis_limits:
+        info = session.inputs.get(limit.input)
+        if info is None:
+            raise PackageInvalidError(f"axis_limits: the graph has no input {_quote(limit.input)}")
+        where = f"axis_limits: input {_quote(limit.input)}"
+        if not 0 <= limit.axis < len(info.shape) or info.shape[limit.axis] is not None:
+            raise PackageInvalidError(f"{where}: expected an open axis, got axis {limit.axis} of {info.axes}")
+        if not 1 <= limit.max_length <= _MAX_LENGTH:
+            raise PackageInvalidError(f"{where}: expected a max_length from 1 to {_MAX_LENGTH}, got {limit.max_length}")
+        if (limit.input, limit.axis) in limited:
+            raise PackageInvalidError(f"{where}: axis {limit.axis} is limited twice")
+        limited.add((limit.input, limit.axis))
 
 
 def _has_batch_axis(info: TensorInfo) -> bool:

@@ -51,11 +51,13 @@ class Wrapping:
     columns: names for the columns of an input [rows, columns], by the input's name. For kind tabular.
     classes: names for the columns of an output [rows, classes], by the output's name. For kind tabular.
     manifest: what the manifest shall hold instead of what is read from the graph: kind, description, features,
-        predictions, outputs, quality, parity. Whatever is set there wins.
+        predictions, outputs, quality, parity, axis_limits. Whatever is set there wins.
     inputs: rows to try the graph on, each with all inputs as the graph takes them; without it they are made.
     answers: what the source of the graph answered to the inputs, by the output's name, one after the other on axis 0:
         the graph is compared with it.
     lengths: the lengths of open axes in made inputs, by the axis's name in the graph or by "input.axis"; 8 by default.
+    max_lengths: the greatest lengths of open axes, where the graph fails on more, by the axis's name in the graph or by
+        "input.axis": servers refuse what is longer.
     ranges: the least and the greatest number in made inputs, by the input's name; by default integers are 0 to 9 and
         floats spread around 0 with a deviation of 1.
     together: when requests may share a run: "exact" where rows together give the bits that each gives alone,
@@ -71,6 +73,7 @@ class Wrapping:
     inputs: Sequence[Arrays] = ()
     answers: Arrays = field(default_factory=dict)
     lengths: Mapping[str, int] = field(default_factory=dict)
+    max_lengths: Mapping[str, int] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     together: Together = "exact"
     integer_division: bool = False
@@ -140,8 +143,7 @@ def wrap_onnx(
         manifest.parity.CopyFrom(parity)
     if manifest.HasField("parity"):
         manifest.parity.batched_equals_single = batchable
-    if manifest.kind == model_pb2.MODEL_KIND_TABULAR:
-        check_bindings(session, manifest)
+    check_bindings(session, manifest)
     golden = _golden(session, manifest, rows, answers, wrapping, batchable)
     run_golden(session, manifest, golden)
     write_package(
@@ -223,8 +225,10 @@ def _made_rows(session: Session, wrapping: Wrapping) -> list[dict[str, npt.NDArr
 def _made(info: TensorInfo, wrapping: Wrapping, rng: np.random.Generator) -> npt.NDArray[Any]:
     shape = []
     for axis, length in enumerate(info.shape):
-        named = wrapping.lengths.get(f"{info.name}.{axis}", wrapping.lengths.get(info.axes[axis]))
-        shape.append(length if length is not None else named if named is not None else 1 if axis == 0 else _LENGTH)
+        named = _of_axis(wrapping.lengths, info, axis)
+        most = _of_axis(wrapping.max_lengths, info, axis)
+        made = 1 if axis == 0 else _LENGTH if most is None else min(_LENGTH, most)
+        shape.append(length if length is not None else named if named is not None else made)
     low, high = wrapping.ranges.get(info.name, (None, None))
     dtype = np.dtype(info.dtype)
     if dtype.kind == "O":
@@ -238,6 +242,24 @@ def _made(info: TensorInfo, wrapping: Wrapping, rng: np.random.Generator) -> npt
         return np.asarray(values).astype(np.float32).astype(dtype)
     first, last = (0, 9) if low is None or high is None else (int(low), int(high))
     return np.asarray(rng.integers(first, last, shape, endpoint=True)).astype(dtype)
+
+
+def _of_axis(lengths: Mapping[str, int], info: TensorInfo, axis: int) -> int | None:
+    return lengths.get(f"{info.name}.{axis}", lengths.get(info.axes[axis]))
+
+
+def _axis_limits(session: Session, wrapping: Wrapping) -> list[manifest_pb2.AxisLimit]:
+    limits = []
+    known = set()
+    for info in session.inputs.values():
+        for axis, length in enumerate(info.shape):
+            if length is None:
+                known |= {f"{info.name}.{axis}", info.axes[axis]}
+                if (most := _of_axis(wrapping.max_lengths, info, axis)) is not None:
+                    limits.append(manifest_pb2.AxisLimit(input=info.name, axis=axis, max_length=most))
+    if unknown := sorted(set(wrapping.max_lengths) - known):
+        raise SourceError(f"max_lengths: no input has an open axis {unknown[0]!r}; there are {sorted(known)}")
+    return limits
 
 
 def _check_rows(session: Session, rows: Sequence[Arrays]) -> None:
@@ -368,6 +390,7 @@ def _manifest(session: Session, wrapping: Wrapping, classes: Mapping[str, Sequen
     for metric in wrapping.quality:
         manifest.quality.add(name=metric.name, value=metric.value, rows=metric.rows)
     manifest.quality.extend(given.quality)
+    manifest.axis_limits.extend(given.axis_limits or _axis_limits(session, wrapping))
     if given.HasField("parity"):
         manifest.parity.CopyFrom(given.parity)
     manifest.library_versions.update(given.library_versions)

@@ -54,7 +54,7 @@ def test_digits_are_one_array(tmp_path: Path) -> None:
 
 def tiny_bert() -> tuple[bert.Bert, dict[str, npt.NDArray[np.float32]]]:
     rng = np.random.default_rng(0)
-    made = bert.Bert(hidden=8, heads=2, layers=2, epsilon=1e-12)
+    made = bert.Bert(hidden=8, heads=2, layers=2, epsilon=1e-12, positions=16)
 
     def some(*shape: int) -> npt.NDArray[np.float32]:
         return rng.standard_normal(shape).astype(np.float32) * np.float32(0.5)
@@ -93,8 +93,14 @@ def test_the_embedder_computes_what_numpy_does() -> None:
 
 
 def test_configs_that_are_computed_otherwise() -> None:
-    config = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "layer_norm_eps": 1e-12}
-    assert bert.Bert.of_config(config) == bert.Bert(8, 2, 2, 1e-12)
+    config = {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 16,
+    }
+    assert bert.Bert.of_config(config) == bert.Bert(8, 2, 2, 1e-12, 16)
     with pytest.raises(SourceError, match="hidden_act: expected 'gelu', got 'relu'"):
         bert.Bert.of_config({**config, "hidden_act": "relu"})
 

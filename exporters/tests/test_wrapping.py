@@ -138,6 +138,49 @@ def test_a_manifest_that_does_not_fit(tmp_path: Path, text: str, message: str) -
     assert not (tmp_path / "models").exists()
 
 
+def learnt_places() -> bytes:
+    """Adds to each value what it has learnt of its place, of which there are four."""
+    return graph(
+        [
+            helper.make_node("Shape", ["x"], ["length"], start=1, end=2),
+            helper.make_node("Slice", ["table", "zero", "length"], ["places"]),
+            helper.make_node("Add", ["x", "places"], ["y"]),
+        ],
+        [value("x", TensorProto.FLOAT, "rows", "length")],
+        [value("y", TensorProto.FLOAT, "rows", "length")],
+        [
+            numpy_helper.from_array(np.arange(4, dtype=np.float32), "table"),
+            numpy_helper.from_array(np.array([0]), "zero"),
+        ],
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tabular"])
+def test_an_axis_with_a_limit(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(learnt_places())
+    wrap = ("wrap", tmp_path / "m.onnx", tmp_path / "models" / "m", "--kind", kind)
+    assert "It was tried on inputs of the shapes {'x': [1, 8]}" in call(*wrap).stderr
+    for axis in ("length", "x.1"):
+        made = call(*wrap, "--max-length", f"{axis}=4")
+        assert made.exit_code == 0, made.output
+    package = read_package(tmp_path / "models" / "m" / "2")
+    [limit] = package.manifest.axis_limits
+    assert (limit.input, limit.axis, limit.max_length) == ("x", 1, 4)
+    assert call("verify", package.directory).exit_code == 0
+    assert "Axis 1 of x: at most 4" in call("inspect", package.directory).stdout
+    for option, message in (
+        ("y.1=4", "no input has an open axis 'y.1'; there are ['length', 'rows', 'x.0', 'x.1']"),
+        ("length=0", 'axis_limits: input "x": expected a max_length from 1 to 2147483648, got 0'),
+        ("length=few", "expected a length, got few"),
+    ):
+        refused = call(*wrap, "--length", "length=4", "--max-length", option)
+        assert refused.exit_code != 0
+        assert message in refused.stderr
+    (tmp_path / "m.yaml").write_text("axis_limits: [{input: x, axis: 2, max_length: 4}]")
+    refused = call(*wrap, "--length", "length=4", "--manifest", tmp_path / "m.yaml")
+    assert "axis_limits: input \"x\": expected an open axis, got axis 2 of ['rows', 'length']" in refused.stderr
+
+
 def test_inputs_that_are_given(tmp_path: Path) -> None:
     model = graph(
         [helper.make_node("Gather", ["table", "ids"], ["y"])],

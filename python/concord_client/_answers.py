@@ -75,6 +75,8 @@ class Feature:
     required: bool
     default: Any
     """What a request without it takes; None where it is required."""
+    max_length: int
+    """Longest that the axis of -1 may be; 0 is no limit of the model's."""
     description: str
     proto: model_pb2.Feature = field(repr=False, compare=False)
 
@@ -189,6 +191,7 @@ def _feature(proto: model_pb2.Feature) -> Feature:
         shape=tuple(proto.shape),
         required=proto.required,
         default=read_value(proto.default_value),
+        max_length=proto.max_length,
         description=proto.description,
         proto=proto,
     )

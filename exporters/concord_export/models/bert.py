@@ -37,6 +37,8 @@ class Bert:
     heads: int
     layers: int
     epsilon: float
+    positions: int
+    """Most tokens that it has learnt places for."""
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Bert:
@@ -49,6 +51,7 @@ class Bert:
             heads=int(config["num_attention_heads"]),
             layers=int(config["num_hidden_layers"]),
             epsilon=float(config["layer_norm_eps"]),
+            positions=int(config["max_position_embeddings"]),
         )
 
 

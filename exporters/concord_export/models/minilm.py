@@ -69,9 +69,10 @@ def export(sources: Path, directory: Path, progress: Progress | None = None) -> 
         required=True,
         description=(
             "The sentence's token ids by the tokenizer.json of this package, beginning and end marked "
-            f"([CLS] ... [SEP]), not padded, at most {_MOST_IDS}."
+            f"([CLS] ... [SEP]), not padded; it was trained on at most {_MOST_IDS}."
         ),
     )
+    manifest.axis_limits.add(input=INPUT_IDS, axis=1, max_length=bert.positions)
     manifest.features.add(feature=feature, input=INPUT_IDS)
     output = model_pb2.Output(
         name=EMBEDDING, type=model_pb2.FEATURE_TYPE_FLOAT, shape=[bert.hidden], description="The sentence's place."
@@ -90,7 +91,7 @@ def export(sources: Path, directory: Path, progress: Progress | None = None) -> 
 def _tokenizer(sources: Path, folder: Path) -> Any:
     # Installed there, for this alone, and without what it brings for downloads.
     sys.path.insert(0, str(sources.resolve()))
-    from tokenizers import Tokenizer  # type: ignore[import-not-found]
+    from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()

@@ -170,7 +170,7 @@ def _print_values(version: ModelVersion) -> None:
         (
             "FEATURE",
             ("TYPE", "DEFAULT", "DESCRIPTION"),
-            [(f.name, _type(f.type, f.shape), _default(f), f.description) for f in version.features],
+            [(f.name, _type(f.type, f.shape, f.max_length), _default(f), f.description) for f in version.features],
         ),
         ("PREDICTION", ("DESCRIPTION",), [(p.name, p.description) for p in version.predictions]),
         (
@@ -184,7 +184,7 @@ def _print_values(version: ModelVersion) -> None:
             ("INPUT TENSOR", version.proto.input_tensors),
             ("OUTPUT TENSOR", version.proto.output_tensors),
         ):
-            dtypes = [(s.name, _dtype(s.dtype), str(list(s.shape))) for s in specs]
+            dtypes = [(s.name, _dtype(s.dtype), _tensor_shape(s)) for s in specs]
             parts.append((head, ("DTYPE", "SHAPE"), [tuple(spec) for spec in dtypes]))
     for head, heads, rows in parts:
         if rows:
@@ -210,9 +210,16 @@ def _sample(feature: Feature) -> str:
     return {"FLOAT": "NUMBER", "DOUBLE": "NUMBER", "INT64": "INTEGER", "BOOL": "true"}.get(feature.type, "TEXT")
 
 
-def _type(kind: str, shape: Sequence[int]) -> str:
-    axes = ", ".join("any" if length == -1 else str(length) for length in shape)
+def _type(kind: str, shape: Sequence[int], most: int = 0) -> str:
+    open_length = f"at most {most}" if most else "any"
+    axes = ", ".join(open_length if length == -1 else str(length) for length in shape)
     return f"{kind.lower()} [{axes}]" if shape else kind.lower()
+
+
+def _tensor_shape(spec: model_pb2.TensorSpec) -> str:
+    longest = [*spec.max_shape] or [0] * len(spec.shape)
+    lengths = [f"<={most}" if most else str(length) for length, most in zip(spec.shape, longest, strict=False)]
+    return f"[{', '.join(lengths)}]"
 
 
 def _dtype(number: int) -> str:

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 
 def feature(name: str, kind: str, *shape: int, required: bool = True) -> Feature:
-    return Feature(name, kind, shape, required, None, "", model_pb2.Feature())
+    return Feature(name, kind, shape, required, None, 0, "", model_pb2.Feature())
 
 
 FEATURES = [

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # type: ignore[import-not-found]
+import torch
 from concord_export import TorchSource, export_torch
 
 HERE = Path(__file__).parent
