@@ -6,8 +6,9 @@ The fields, their names and their types are those of serverconfig.v1.ServerConfi
 
 from __future__ import annotations
 
+from concord_server.config.batching import Batching, ModelSettings
 from concord_server.config.certificates import Certificates
 from concord_server.config.check import Address, Config, parse
 from concord_server.config.merge import ConfigError, usage
 
-__all__ = ["Address", "Certificates", "Config", "ConfigError", "parse", "usage"]
+__all__ = ["Address", "Batching", "Certificates", "Config", "ConfigError", "ModelSettings", "parse", "usage"]

@@ -6,15 +6,17 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from concord_proto.serverconfig.v1 import server_config_pb2
 
+from concord_server.config import batching
+from concord_server.config.batching import Batching, ModelSettings
 from concord_server.config.certificates import Certificates, read
-from concord_server.config.merge import ConfigError, merge, quoted
+from concord_server.config.merge import ConfigError, merge, quoted, within
 
 __all__ = ["Address", "Config", "parse"]
 
@@ -22,6 +24,10 @@ _MAX_INT32 = (1 << 31) - 1
 _MAX_INT64 = (1 << 63) - 1
 _MIN_MESSAGE_BYTES = 1 << 10
 _MIN_ADMISSION_BYTES = 256 << 20
+_MAX_PROCESSES = 64
+_MIN_HEADER_BYTES = 4 << 10
+_MIN_OUTPUT_BYTES = 1 << 10
+_MAX_PPM = 1_000_000
 
 
 class Address(NamedTuple):
@@ -75,6 +81,34 @@ class Config:
     """None: verdicts are not kept. It need not exist."""
     admission_timeout_seconds: float
     admission_memory_bytes: int
+    device: str
+    """"cpu" or "cuda:N"."""
+    processes: int
+    """1 to 64."""
+    batching: Batching
+    model_settings: Mapping[str, ModelSettings]
+    """Of the models that have their own, by model id."""
+    max_request_seconds: float
+    max_connection_age_seconds: float
+    """0: connections stay."""
+    max_concurrent_streams: int
+    max_header_bytes: int
+    max_output_bytes: int
+    """Of one execution for one request."""
+    request_log_ppm: int
+    """0 to 1000000."""
+    written: server_config_pb2.ServerConfig = field(
+        default_factory=server_config_pb2.ServerConfig, compare=False, repr=False
+    )
+    """What it was checked from."""
+
+    def settings_of(self, model_id: str) -> ModelSettings:
+        """The settings of a model, its own over the server's."""
+        return self.model_settings.get(model_id) or ModelSettings(self.batching, self.intra_op_threads)
+
+    def batching_of(self, model_id: str) -> Batching:
+        """How requests of a model come to executions, its own settings over the server's."""
+        return self.settings_of(model_id).batching
 
 
 def parse(arguments: Sequence[str]) -> Config | str:
@@ -92,20 +126,10 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
     models = Path(message.models)
     if not models.is_dir():
         raise ConfigError(f"models: expected a directory, got {quoted(message.models)}, which is none")
-    listen = _address("listen", message.listen if message.HasField("listen") else "127.0.0.1:50051")
-    http_text = message.http if message.HasField("http") else "127.0.0.1:9090"
-    http = None if http_text == "off" else _address("http", http_text)
-    certificates = read(message)
-    if certificates is None and not listen.loopback and not message.plaintext:
-        raise ConfigError(
-            f"listen: expected a loopback address where there are no certificates, got {quoted(str(listen))}: "
-            "set tls_cert and tls_key (`make certs` makes some for development), or plaintext"
-        )
     has = message.HasField
-    message_bytes = message.max_message_bytes if has("max_message_bytes") else 100 << 20
-    batch_requests = message.max_batch_requests if has("max_batch_requests") else 10000
-    grace = message.drain_grace_ms if has("drain_grace_ms") else 30000
-    threads = message.intra_op_threads if has("intra_op_threads") else 1
+    listen = _address("listen", message.listen if has("listen") else "127.0.0.1:50051")
+    http_text = message.http if has("http") else "127.0.0.1:9090"
+    http = None if http_text == "off" else _address("http", http_text)
     admin = None
     if has("admin_listen") and message.admin_listen != "off":
         admin = _address("admin_listen", message.admin_listen)
@@ -113,9 +137,21 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
             raise ConfigError(f"admin_listen: expected a loopback address, got {quoted(message.admin_listen)}")
     if message.staging and not Path(message.staging).is_dir():
         raise ConfigError(f"staging: expected a directory, got {quoted(message.staging)}, which is none")
-    poll = message.repository_poll_ms if has("repository_poll_ms") else 1000
-    timeout = message.admission_timeout_ms if has("admission_timeout_ms") else 60_000
-    memory = message.admission_memory_bytes if has("admission_memory_bytes") else 16 << 30
+    cache = _cache(message.admission_cache if has("admission_cache") else None)
+    certificates = read(message)
+    if certificates is None and not listen.loopback and not message.plaintext:
+        raise ConfigError(
+            f"listen: expected a loopback address where there are no certificates, got {quoted(str(listen))}: "
+            "set tls_cert and tls_key (`make certs` makes some for development), or plaintext"
+        )
+    device = _device(message.device)
+
+    def number(name: str, default: int, low: int, high: int = _MAX_INT32) -> int:
+        given: int = getattr(message, name)
+        return within(name, given if has(name) else default, low, high)
+
+    max_message_bytes = number("max_message_bytes", 100 << 20, _MIN_MESSAGE_BYTES)
+    settings, of_models = batching.read(message)
     return Config(
         models=models,
         listen=listen,
@@ -123,27 +159,44 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
         certificates=certificates,
         require_manifest=message.require_manifest,
         reflection=message.reflection if has("reflection") else listen.loopback,
-        max_message_bytes=_within("max_message_bytes", message_bytes, _MIN_MESSAGE_BYTES),
-        max_batch_requests=_within("max_batch_requests", batch_requests, 1),
-        drain_delay_seconds=_within("drain_delay_ms", message.drain_delay_ms, 0) / 1000,
-        drain_grace_seconds=_within("drain_grace_ms", grace, 0) / 1000,
-        intra_op_threads=_within("intra_op_threads", threads, 1),
+        max_message_bytes=max_message_bytes,
+        max_batch_requests=number("max_batch_requests", 10000, 1),
+        drain_delay_seconds=within("drain_delay_ms", message.drain_delay_ms, 0) / 1000,
+        drain_grace_seconds=number("drain_grace_ms", 30_000, 0) / 1000,
+        repository_poll_seconds=number("repository_poll_ms", 1000, 0) / 1000,
+        admission_timeout_seconds=number("admission_timeout_ms", 60_000, 1) / 1000,
+        admission_memory_bytes=number("admission_memory_bytes", 16 << 30, _MIN_ADMISSION_BYTES, _MAX_INT64),
+        processes=number("processes", 1, 1, _MAX_PROCESSES),
+        max_request_seconds=number("max_request_ms", 300_000, 1) / 1000,
+        max_connection_age_seconds=number("max_connection_age_ms", 1_800_000, 0) / 1000,
+        max_concurrent_streams=number("max_concurrent_streams", 1024, 1),
+        max_header_bytes=number("max_header_bytes", 64 << 10, _MIN_HEADER_BYTES),
+        max_output_bytes=number("max_output_bytes", max_message_bytes, _MIN_OUTPUT_BYTES, _MAX_INT64),
+        request_log_ppm=number("request_log_ppm", 0, 0, _MAX_PPM),
+        intra_op_threads=settings.intra_op_threads,
         onnxruntime=Path(message.onnxruntime) if message.onnxruntime else None,
         admin_listen=admin,
         admin_reflection=message.reflection if has("reflection") else True,
         staging=Path(message.staging) if message.staging else None,
-        repository_poll_seconds=_within("repository_poll_ms", poll, 0) / 1000,
         allow_integer_division=message.allow_integer_division,
-        admission_cache=_cache(message.admission_cache if has("admission_cache") else None),
-        admission_timeout_seconds=_within("admission_timeout_ms", timeout, 1) / 1000,
-        admission_memory_bytes=_within("admission_memory_bytes", memory, _MIN_ADMISSION_BYTES, _MAX_INT64),
+        admission_cache=cache,
+        device=device,
+        batching=settings.batching,
+        model_settings=of_models,
+        written=message,
     )
 
 
-def _within(field: str, value: int, low: int, high: int = _MAX_INT32) -> int:
-    if not low <= value <= high:
-        raise ConfigError(f"{field}: expected {low} to {high}, got {value}")
-    return value
+_DEVICE = re.compile(r"cuda:(?:0|[1-9][0-9]{0,3})")
+
+
+def _device(text: str) -> str:
+    """Where models are to run; nothing is the CPU."""
+    if text in ("", "cpu"):
+        return "cpu"
+    if not _DEVICE.fullmatch(text):
+        raise ConfigError(f"device: expected cpu or cuda:N, got {quoted(text)}")
+    raise ConfigError(f"device: expected cpu, got {quoted(text)}: this server runs on the CPU only")
 
 
 def _cache(given: str | None) -> Path | None:

@@ -12,7 +12,7 @@ from typing import Any
 from concord_proto.serverconfig.v1 import server_config_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-__all__ = ["ConfigError", "merge", "quoted", "usage"]
+__all__ = ["ConfigError", "merge", "quoted", "usage", "within"]
 
 ServerConfig = server_config_pb2.ServerConfig
 
@@ -44,9 +44,31 @@ _USAGE = {
     "admission_cache": ("DIR|off", "where verdicts of trial loads are kept (default: concord in the user's cache)"),
     "admission_timeout_ms": ("N", "longest trial load of one version (default 60000)"),
     "admission_memory_bytes": ("N", "largest address space of a trial load, 268435456 or more (default 17179869184)"),
+    "device": ("cpu|cuda:N", "where models run (default cpu)"),
+    "processes": ("N", "processes that share the gRPC address, 1 to 64 (default 1)"),
+    "batching": ("POLICY", "auto, inline, direct or adaptive; auto measures each model at load (default auto)"),
+    "max_batch_rows": ("N", "most rows that requests bring into one execution, 1 to 1024 (default 64)"),
+    "max_delay_ms": ("N", "how long an execution waits for more rows, 0 to 1000 (default 0)"),
+    "max_queue_rows": ("N", "most rows that wait for one version (default 1024)"),
+    "executors": ("N", "executions of one version at once, 1 to 256 (default: chosen with the policy)"),
+    "max_request_ms": ("N", "longest time of one request (default 300000)"),
+    "max_connection_age_ms": ("N", "age at which a gRPC connection is told to go, 0 never (default 1800000)"),
+    "max_concurrent_streams": ("N", "most calls at once on one connection (default 1024)"),
+    "max_header_bytes": ("N", "largest headers of a call, at least 4096 (default 65536)"),
+    "max_output_bytes": (
+        "N",
+        "largest outputs of one execution for one request, at least 1024 (default: max_message_bytes)",
+    ),
+    "request_log_ppm": ("N", "share of requests that are logged, in parts of a million (default 0)"),
 }
 
+# The one field that is no flag.
+_MODEL_SETTINGS = "model_settings"
+
 _FIELDS: Mapping[str, Any] = {name: ServerConfig.DESCRIPTOR.fields_by_name[name] for name in _USAGE}
+
+
+_MODEL_FIELDS: Mapping[str, Any] = server_config_pb2.ModelSettings.DESCRIPTOR.fields_by_name
 
 
 class ConfigError(Exception):
@@ -135,16 +157,51 @@ def _read_file(path: Path, message: ServerConfig) -> None:
     document = _load_yaml(data)
     if not isinstance(document, dict):
         raise ConfigError("expected fields and their values")
-    for name, field in _FIELDS.items():
-        value = document.pop(name, None)
-        if field.json_name != name and field.json_name in document:
-            if value is not None:
-                raise ConfigError(f"{name}: expected once, got {field.json_name} as well")
-            value = document.pop(field.json_name)
-        if value is not None:
+    models = _take(document, ServerConfig.DESCRIPTOR.fields_by_name[_MODEL_SETTINGS], "")
+    if models is not None:
+        _read_models(models, message)
+    _read_fields("", document, _FIELDS, message)
+
+
+def _read_models(models: Any, message: ServerConfig) -> None:
+    """The settings of single models."""
+    if not isinstance(models, dict):
+        text = f"expected model ids and their settings, got {_shown(models)}"
+        raise ConfigError(f"{_MODEL_SETTINGS}: {text}")
+    for model_id in sorted(models):
+        settings = message.model_settings[model_id]
+        if (given := models[model_id]) is None:
+            continue
+        path = f"{_MODEL_SETTINGS}.{model_id}"
+        if not isinstance(given, dict):
+            raise ConfigError(f"{path}: expected fields and their values, got {_shown(given)}")
+        _read_fields(path, given, _MODEL_FIELDS, settings)
+
+
+def _read_fields(path: str, document: dict[str, Any], fields: Mapping[str, Any], message: Any) -> None:
+    """Reads what are fields of a message. The path is where it is in the file, for errors."""
+    dot, colon = (f"{path}.", f"{path}: ") if path else ("", "")
+    for name, field in fields.items():
+        value = _take(document, field, dot)
+        if value is None:
+            continue
+        try:
             setattr(message, name, _parse(field, _literal(field, value)))
-    for name in document:
-        raise ConfigError(f"{quoted(str(name))}: there is no such field")
+        except ConfigError as error:
+            raise ConfigError(f"{dot}{error}") from None
+    for name in sorted(document):
+        raise ConfigError(f"{colon}{quoted(name)}: there is no such field")
+
+
+def _take(document: dict[str, Any], field: Any, dot: str) -> Any:
+    """Takes a field's value out, by either of its names."""
+    given = field.name in document
+    value = document.pop(field.name, None)
+    if field.json_name != field.name and field.json_name in document:
+        if given:
+            raise ConfigError(f"{dot}{field.name}: expected once, got {field.json_name} as well")
+        value = document.pop(field.json_name)
+    return value
 
 
 def _load_yaml(data: bytes) -> Any:
@@ -163,6 +220,8 @@ def _load_yaml(data: bytes) -> Any:
         pairs = [(loader.construct_object(key, deep=True), value) for key, value in node.value]
         built: dict[Any, Any] = {}
         for key, value in pairs:
+            if isinstance(key, int) and not isinstance(key, bool):
+                key = str(key)  # a model may be called 12
             if not isinstance(key, str):
                 raise ConfigError(f"expected YAML or JSON: a field's name is a text, got {quoted(str(key))}")
             if key in built:
@@ -225,6 +284,13 @@ def _integer(written: str) -> int | None:
         if value.is_integer() and abs(value) <= 1 << 53:
             return int(value)
     return None
+
+
+def within(field: str, value: int, low: int, high: int = _MAX_INT32) -> int:
+    """The value of a field where it is in its range. Raises ConfigError."""
+    if not low <= value <= high:
+        raise ConfigError(f"{field}: expected {low} to {high}, got {value}")
+    return value
 
 
 def quoted(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 from concord_proto.serverconfig.v1 import server_config_pb2
-from concord_server.config import Address, Config, ConfigError, parse, usage
+from concord_server.config import Address, Batching, Config, ConfigError, ModelSettings, parse, usage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +28,8 @@ def refusal(*arguments: str) -> str:
 def test_every_field_is_a_flag_and_every_flag_has_a_help() -> None:
     text = usage()
     for field in server_config_pb2.ServerConfig.DESCRIPTOR.fields:
+        if field.name == "model_settings":
+            continue  # in a file only
         assert f"--{field.name.replace('_', '-')} " in text, field.name
 
 
@@ -54,6 +56,16 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         admission_cache=Path("/cache/concord"),
         admission_timeout_seconds=60,
         admission_memory_bytes=16 << 30,
+        device="cpu",
+        processes=1,
+        batching=Batching("auto", 64, 0, 1024, None),
+        model_settings={},
+        max_request_seconds=300,
+        max_connection_age_seconds=1800,
+        max_concurrent_streams=1024,
+        max_header_bytes=65536,
+        max_output_bytes=104857600,
+        request_log_ppm=0,
     )
 
 
@@ -123,6 +135,39 @@ def test_flags(tmp_path: Path) -> None:
     assert (config.drain_grace_seconds, config.drain_delay_seconds, config.intra_op_threads) == (0, 0.25, 2)
 
 
+def test_flags_of_the_engine(tmp_path: Path) -> None:
+    flags = "--device cpu --processes=64 --batching inline --max-batch-rows 1024 --max-delay-ms=1000 --max-queue-rows 1"
+    flags += " --executors=256 --max-request-ms 9 --max-connection-age-ms 0 --max-concurrent-streams 2"
+    flags += " --max-header-bytes 4096 --max-output-bytes 1024 --request-log-ppm 1000000"
+    config = parsed(tmp_path, *flags.split())
+    assert (config.device, config.processes) == ("cpu", 64)
+    assert config.batching == Batching("inline", 1024, 1, 1, 256)
+    assert (config.max_request_seconds, config.max_connection_age_seconds) == (0.009, 0)
+    assert (config.max_concurrent_streams, config.max_header_bytes) == (2, 4096)
+    assert (config.max_output_bytes, config.request_log_ppm) == (1024, 1000000)
+
+
+def test_settings_of_models(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("""
+batching: direct
+model_settings:
+  wine: {batching: auto, max_batch_rows: 8, maxQueueRows: 16}
+  gone: {executors: 3, max_delay_ms: 5, intra_op_threads: 4}
+  12: null
+""")
+    config = parsed(tmp_path, "--max-batch-rows=8", "--intra-op-threads=2", "--config", str(file))
+    server = Batching("direct", 8)
+    for model_id, want in {
+        "other": ModelSettings(server, 2),
+        "12": ModelSettings(server, 2),
+        "wine": ModelSettings(Batching("auto", 8, 0, 16, own_policy=True, own_max_batch_rows=True), 2),
+        "gone": ModelSettings(Batching("direct", 8, 0.005, 1024, 3), 4),
+    }.items():
+        assert config.settings_of(model_id) == want
+        assert config.batching_of(model_id) == want.batching
+
+
 def test_texts_instead_of_a_server() -> None:
     assert parse(["--help"]) == parse(["-h"]) == "help"
     assert parse(["--models", "x", "--version"]) == "version"
@@ -150,6 +195,28 @@ def test_a_file_and_flags_over_it(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "model_settings: {wine: {max_batch_rows: 0}}",
+            "model_settings.wine.max_batch_rows: expected 1 to 1024, got 0",
+        ),
+        ("model_settings: {wine: {batching: false}}", "model_settings.wine.batching: expected a text, got false"),
+        (
+            "model_settings: {wine: {batching: none}}",
+            'model_settings.wine.batching: expected auto, inline, direct or adaptive, got "none"',
+        ),
+        (
+            "model_settings: {wine: {executors: many}}",
+            'model_settings.wine.executors: expected an integer, got "many"',
+        ),
+        ("model_settings: {wine: {z: 1, surprise: 1}}", 'model_settings.wine: "surprise": there is no such field'),
+        (
+            "model_settings: {wine: {max_delay_ms: 1, maxDelayMs: 1}}",
+            "model_settings.wine.max_delay_ms: expected once, got maxDelayMs as well",
+        ),
+        ("model_settings: {wine: 1}", "model_settings.wine: expected fields and their values, got 1"),
+        ("model_settings: [wine]", 'model_settings: expected model ids and their settings, got ["wine"]'),
+        ("model_settings: {../x: {}}", 'model_settings: expected a model id, got "../x"'),
+        ("model_settings: {a: {}}\nmodelSettings: {}", "model_settings: expected once, got modelSettings as well"),
         ("surprise: 1", '"surprise": there is no such field'),
         (
             "max_batch_requests: 1\nmaxBatchRequests: 2",
@@ -172,7 +239,8 @@ def test_a_file_and_flags_over_it(tmp_path: Path, name: str) -> None:
 def test_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "server.yaml"
     file.write_text(text)
-    assert refusal("--config", str(file)).startswith(f'config "{file}": {message}')
+    got = refusal("--models", str(tmp_path), "--config", str(file))
+    assert got.removeprefix(f'config "{file}": ').startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +268,21 @@ def test_flags_that_are_refused(arguments: list[str], message: str) -> None:
     ("arguments", "message"),
     [
         (["--intra-op-threads", "0"], "intra_op_threads: expected 1 to 2147483647, got 0"),
+        (["--device=gpu"], 'device: expected cpu or cuda:N, got "gpu"'),
+        (["--device=cuda:01"], 'device: expected cpu or cuda:N, got "cuda:01"'),
+        (["--device=cuda:0"], 'device: expected cpu, got "cuda:0": this server runs on the CPU only'),
+        (["--processes=65"], "processes: expected 1 to 64, got 65"),
+        (["--batching=fast"], 'batching: expected auto, inline, direct or adaptive, got "fast"'),
+        (["--max-batch-rows=1025"], "max_batch_rows: expected 1 to 1024, got 1025"),
+        (["--max-delay-ms=1001"], "max_delay_ms: expected 0 to 1000, got 1001"),
+        (["--max-queue-rows=0"], "max_queue_rows: expected 1 to 2147483647, got 0"),
+        (["--executors=257"], "executors: expected 1 to 256, got 257"),
+        (["--max-request-ms=0"], "max_request_ms: expected 1 to 2147483647, got 0"),
+        (["--max-connection-age-ms=-1"], "max_connection_age_ms: expected 0 to 2147483647, got -1"),
+        (["--max-concurrent-streams=0"], "max_concurrent_streams: expected 1 to 2147483647, got 0"),
+        (["--max-header-bytes=4095"], "max_header_bytes: expected 4096 to 2147483647, got 4095"),
+        (["--max-output-bytes=1023"], "max_output_bytes: expected 1024 to 9223372036854775807, got 1023"),
+        (["--request-log-ppm=1000001"], "request_log_ppm: expected 0 to 1000000, got 1000001"),
         (["--max-message-bytes", "1023"], "max_message_bytes: expected 1024 to 2147483647, got 1023"),
         (["--max-message-bytes", "2147483648"], "max_message_bytes: expected 1024 to 2147483647, got 2147483648"),
         (["--max-batch-requests", "0"], "max_batch_requests: expected 1 to 2147483647, got 0"),

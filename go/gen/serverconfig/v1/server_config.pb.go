@@ -112,7 +112,8 @@ type ServerConfig struct {
 	// Share of requests that a log line is written for, in parts of a million, 0 to 1000000. Default 0: none. A request whose traceparent is
 	// marked as sampled is logged whenever this is not 0.
 	RequestLogPpm *int32 `protobuf:"varint,35,opt,name=request_log_ppm,json=requestLogPpm,proto3,oneof" json:"request_log_ppm,omitempty"`
-	// Settings of single models by model id, over the server's own and the manifest's. Only in a file, no flag.
+	// Settings of single models by model id; a model that is not there has its settings for when it comes. Only in a file, no flag. What counts
+	// for a model is, in this order: its settings here, its manifest, the server's settings above, be they in a file or flags.
 	ModelSettings map[string]*ModelSettings `protobuf:"bytes,36,rep,name=model_settings,json=modelSettings,proto3" json:"model_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
