@@ -55,7 +55,9 @@ type Manifest struct {
 	// How good the source model is on rows that it was not fitted on; may be empty. Shown in the catalog.
 	Quality []*v1.Metric `protobuf:"bytes,12,rep,name=quality,proto3" json:"quality,omitempty"`
 	// How long open axes of the ONNX inputs may be, where the graph fails on more than that.
-	AxisLimits    []*AxisLimit `protobuf:"bytes,13,rep,name=axis_limits,json=axisLimits,proto3" json:"axis_limits,omitempty"`
+	AxisLimits []*AxisLimit `protobuf:"bytes,13,rep,name=axis_limits,json=axisLimits,proto3" json:"axis_limits,omitempty"`
+	// How near a GPU's answers are to the CPU's; a dtype that is not here has the class that DeviceClass tells.
+	GpuClasses    []*DeviceClass `protobuf:"bytes,14,rep,name=gpu_classes,json=gpuClasses,proto3" json:"gpu_classes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -181,6 +183,79 @@ func (x *Manifest) GetAxisLimits() []*AxisLimit {
 	return nil
 }
 
+func (x *Manifest) GetGpuClasses() []*DeviceClass {
+	if x != nil {
+		return x.GpuClasses
+	}
+	return nil
+}
+
+// DeviceClass is how near the elements of one dtype are on another device, added to a golden set's own tolerances:
+// |answer - expected| <= absolute_tolerance + relative_tolerance * |expected|. What a manifest does not say: FLOAT64 1e-9 and 1e-9, FLOAT32
+// 1e-5 and 1e-3, FLOAT16 1e-3 and 1e-2, BFLOAT16 1e-2 and 5e-2. All other types are equal.
+type DeviceClass struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A floating-point type, each at most once.
+	Dtype v1.DataType `protobuf:"varint,1,opt,name=dtype,proto3,enum=inference.v1.DataType" json:"dtype,omitempty"`
+	// Finite, at least 0.
+	AbsoluteTolerance float64 `protobuf:"fixed64,2,opt,name=absolute_tolerance,json=absoluteTolerance,proto3" json:"absolute_tolerance,omitempty"`
+	// Finite, at least 0.
+	RelativeTolerance float64 `protobuf:"fixed64,3,opt,name=relative_tolerance,json=relativeTolerance,proto3" json:"relative_tolerance,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *DeviceClass) Reset() {
+	*x = DeviceClass{}
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceClass) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceClass) ProtoMessage() {}
+
+func (x *DeviceClass) ProtoReflect() protoreflect.Message {
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceClass.ProtoReflect.Descriptor instead.
+func (*DeviceClass) Descriptor() ([]byte, []int) {
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DeviceClass) GetDtype() v1.DataType {
+	if x != nil {
+		return x.Dtype
+	}
+	return v1.DataType(0)
+}
+
+func (x *DeviceClass) GetAbsoluteTolerance() float64 {
+	if x != nil {
+		return x.AbsoluteTolerance
+	}
+	return 0
+}
+
+func (x *DeviceClass) GetRelativeTolerance() float64 {
+	if x != nil {
+		return x.RelativeTolerance
+	}
+	return 0
+}
+
 // FeatureBinding says where a feature goes.
 type FeatureBinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -197,7 +272,7 @@ type FeatureBinding struct {
 
 func (x *FeatureBinding) Reset() {
 	*x = FeatureBinding{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[1]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +284,7 @@ func (x *FeatureBinding) String() string {
 func (*FeatureBinding) ProtoMessage() {}
 
 func (x *FeatureBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[1]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +297,7 @@ func (x *FeatureBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeatureBinding.ProtoReflect.Descriptor instead.
 func (*FeatureBinding) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{1}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *FeatureBinding) GetFeature() *v1.Feature {
@@ -261,7 +336,7 @@ type PredictionBinding struct {
 
 func (x *PredictionBinding) Reset() {
 	*x = PredictionBinding{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[2]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -273,7 +348,7 @@ func (x *PredictionBinding) String() string {
 func (*PredictionBinding) ProtoMessage() {}
 
 func (x *PredictionBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[2]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -286,7 +361,7 @@ func (x *PredictionBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PredictionBinding.ProtoReflect.Descriptor instead.
 func (*PredictionBinding) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{2}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PredictionBinding) GetPrediction() *v1.Prediction {
@@ -325,7 +400,7 @@ type OutputBinding struct {
 
 func (x *OutputBinding) Reset() {
 	*x = OutputBinding{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[3]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +412,7 @@ func (x *OutputBinding) String() string {
 func (*OutputBinding) ProtoMessage() {}
 
 func (x *OutputBinding) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[3]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +425,7 @@ func (x *OutputBinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputBinding.ProtoReflect.Descriptor instead.
 func (*OutputBinding) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{3}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *OutputBinding) GetOutput() *v1.Output {
@@ -389,7 +464,7 @@ type AxisLimit struct {
 
 func (x *AxisLimit) Reset() {
 	*x = AxisLimit{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +476,7 @@ func (x *AxisLimit) String() string {
 func (*AxisLimit) ProtoMessage() {}
 
 func (x *AxisLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[4]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +489,7 @@ func (x *AxisLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AxisLimit.ProtoReflect.Descriptor instead.
 func (*AxisLimit) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{4}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AxisLimit) GetInput() string {
@@ -453,7 +528,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -465,7 +540,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[5]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -478,7 +553,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{5}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *File) GetName() string {
@@ -517,7 +592,7 @@ type Batching struct {
 
 func (x *Batching) Reset() {
 	*x = Batching{}
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[6]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +604,7 @@ func (x *Batching) String() string {
 func (*Batching) ProtoMessage() {}
 
 func (x *Batching) ProtoReflect() protoreflect.Message {
-	mi := &file_modelpackage_v1_manifest_proto_msgTypes[6]
+	mi := &file_modelpackage_v1_manifest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +617,7 @@ func (x *Batching) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batching.ProtoReflect.Descriptor instead.
 func (*Batching) Descriptor() ([]byte, []int) {
-	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{6}
+	return file_modelpackage_v1_manifest_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Batching) GetBatchable() bool {
@@ -570,7 +645,7 @@ var File_modelpackage_v1_manifest_proto protoreflect.FileDescriptor
 
 const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\n" +
-	"\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\"\xd0\x06\n" +
+	"\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\x1a\x19inference/v1/tensor.proto\"\x8f\a\n" +
 	"\bManifest\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.inference.v1.ModelKindR\x04kind\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12;\n" +
@@ -586,13 +661,19 @@ const file_modelpackage_v1_manifest_proto_rawDesc = "" +
 	"\x06parity\x18\v \x01(\v2\x1a.inference.v1.ParityRecordR\x06parity\x12.\n" +
 	"\aquality\x18\f \x03(\v2\x14.inference.v1.MetricR\aquality\x12;\n" +
 	"\vaxis_limits\x18\r \x03(\v2\x1a.modelpackage.v1.AxisLimitR\n" +
-	"axisLimits\x1a9\n" +
+	"axisLimits\x12=\n" +
+	"\vgpu_classes\x18\x0e \x03(\v2\x1c.modelpackage.v1.DeviceClassR\n" +
+	"gpuClasses\x1a9\n" +
 	"\vOpsetsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aB\n" +
 	"\x14LibraryVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"o\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x01\n" +
+	"\vDeviceClass\x12,\n" +
+	"\x05dtype\x18\x01 \x01(\x0e2\x16.inference.v1.DataTypeR\x05dtype\x12-\n" +
+	"\x12absolute_tolerance\x18\x02 \x01(\x01R\x11absoluteTolerance\x12-\n" +
+	"\x12relative_tolerance\x18\x03 \x01(\x01R\x11relativeTolerance\"o\n" +
 	"\x0eFeatureBinding\x12/\n" +
 	"\afeature\x18\x01 \x01(\v2\x15.inference.v1.FeatureR\afeature\x12\x14\n" +
 	"\x05input\x18\x02 \x01(\tR\x05input\x12\x16\n" +
@@ -635,46 +716,50 @@ func file_modelpackage_v1_manifest_proto_rawDescGZIP() []byte {
 	return file_modelpackage_v1_manifest_proto_rawDescData
 }
 
-var file_modelpackage_v1_manifest_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_modelpackage_v1_manifest_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_modelpackage_v1_manifest_proto_goTypes = []any{
 	(*Manifest)(nil),          // 0: modelpackage.v1.Manifest
-	(*FeatureBinding)(nil),    // 1: modelpackage.v1.FeatureBinding
-	(*PredictionBinding)(nil), // 2: modelpackage.v1.PredictionBinding
-	(*OutputBinding)(nil),     // 3: modelpackage.v1.OutputBinding
-	(*AxisLimit)(nil),         // 4: modelpackage.v1.AxisLimit
-	(*File)(nil),              // 5: modelpackage.v1.File
-	(*Batching)(nil),          // 6: modelpackage.v1.Batching
-	nil,                       // 7: modelpackage.v1.Manifest.OpsetsEntry
-	nil,                       // 8: modelpackage.v1.Manifest.LibraryVersionsEntry
-	(v1.ModelKind)(0),         // 9: inference.v1.ModelKind
-	(*v1.ParityRecord)(nil),   // 10: inference.v1.ParityRecord
-	(*v1.Metric)(nil),         // 11: inference.v1.Metric
-	(*v1.Feature)(nil),        // 12: inference.v1.Feature
-	(*v1.Prediction)(nil),     // 13: inference.v1.Prediction
-	(*v1.Output)(nil),         // 14: inference.v1.Output
-	(v1.BatchingPolicy)(0),    // 15: inference.v1.BatchingPolicy
+	(*DeviceClass)(nil),       // 1: modelpackage.v1.DeviceClass
+	(*FeatureBinding)(nil),    // 2: modelpackage.v1.FeatureBinding
+	(*PredictionBinding)(nil), // 3: modelpackage.v1.PredictionBinding
+	(*OutputBinding)(nil),     // 4: modelpackage.v1.OutputBinding
+	(*AxisLimit)(nil),         // 5: modelpackage.v1.AxisLimit
+	(*File)(nil),              // 6: modelpackage.v1.File
+	(*Batching)(nil),          // 7: modelpackage.v1.Batching
+	nil,                       // 8: modelpackage.v1.Manifest.OpsetsEntry
+	nil,                       // 9: modelpackage.v1.Manifest.LibraryVersionsEntry
+	(v1.ModelKind)(0),         // 10: inference.v1.ModelKind
+	(*v1.ParityRecord)(nil),   // 11: inference.v1.ParityRecord
+	(*v1.Metric)(nil),         // 12: inference.v1.Metric
+	(v1.DataType)(0),          // 13: inference.v1.DataType
+	(*v1.Feature)(nil),        // 14: inference.v1.Feature
+	(*v1.Prediction)(nil),     // 15: inference.v1.Prediction
+	(*v1.Output)(nil),         // 16: inference.v1.Output
+	(v1.BatchingPolicy)(0),    // 17: inference.v1.BatchingPolicy
 }
 var file_modelpackage_v1_manifest_proto_depIdxs = []int32{
-	9,  // 0: modelpackage.v1.Manifest.kind:type_name -> inference.v1.ModelKind
-	1,  // 1: modelpackage.v1.Manifest.features:type_name -> modelpackage.v1.FeatureBinding
-	2,  // 2: modelpackage.v1.Manifest.predictions:type_name -> modelpackage.v1.PredictionBinding
-	3,  // 3: modelpackage.v1.Manifest.outputs:type_name -> modelpackage.v1.OutputBinding
-	5,  // 4: modelpackage.v1.Manifest.files:type_name -> modelpackage.v1.File
-	7,  // 5: modelpackage.v1.Manifest.opsets:type_name -> modelpackage.v1.Manifest.OpsetsEntry
-	8,  // 6: modelpackage.v1.Manifest.library_versions:type_name -> modelpackage.v1.Manifest.LibraryVersionsEntry
-	6,  // 7: modelpackage.v1.Manifest.batching:type_name -> modelpackage.v1.Batching
-	10, // 8: modelpackage.v1.Manifest.parity:type_name -> inference.v1.ParityRecord
-	11, // 9: modelpackage.v1.Manifest.quality:type_name -> inference.v1.Metric
-	4,  // 10: modelpackage.v1.Manifest.axis_limits:type_name -> modelpackage.v1.AxisLimit
-	12, // 11: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
-	13, // 12: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
-	14, // 13: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
-	15, // 14: modelpackage.v1.Batching.policy:type_name -> inference.v1.BatchingPolicy
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	10, // 0: modelpackage.v1.Manifest.kind:type_name -> inference.v1.ModelKind
+	2,  // 1: modelpackage.v1.Manifest.features:type_name -> modelpackage.v1.FeatureBinding
+	3,  // 2: modelpackage.v1.Manifest.predictions:type_name -> modelpackage.v1.PredictionBinding
+	4,  // 3: modelpackage.v1.Manifest.outputs:type_name -> modelpackage.v1.OutputBinding
+	6,  // 4: modelpackage.v1.Manifest.files:type_name -> modelpackage.v1.File
+	8,  // 5: modelpackage.v1.Manifest.opsets:type_name -> modelpackage.v1.Manifest.OpsetsEntry
+	9,  // 6: modelpackage.v1.Manifest.library_versions:type_name -> modelpackage.v1.Manifest.LibraryVersionsEntry
+	7,  // 7: modelpackage.v1.Manifest.batching:type_name -> modelpackage.v1.Batching
+	11, // 8: modelpackage.v1.Manifest.parity:type_name -> inference.v1.ParityRecord
+	12, // 9: modelpackage.v1.Manifest.quality:type_name -> inference.v1.Metric
+	5,  // 10: modelpackage.v1.Manifest.axis_limits:type_name -> modelpackage.v1.AxisLimit
+	1,  // 11: modelpackage.v1.Manifest.gpu_classes:type_name -> modelpackage.v1.DeviceClass
+	13, // 12: modelpackage.v1.DeviceClass.dtype:type_name -> inference.v1.DataType
+	14, // 13: modelpackage.v1.FeatureBinding.feature:type_name -> inference.v1.Feature
+	15, // 14: modelpackage.v1.PredictionBinding.prediction:type_name -> inference.v1.Prediction
+	16, // 15: modelpackage.v1.OutputBinding.output:type_name -> inference.v1.Output
+	17, // 16: modelpackage.v1.Batching.policy:type_name -> inference.v1.BatchingPolicy
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_modelpackage_v1_manifest_proto_init() }
@@ -688,7 +773,7 @@ func file_modelpackage_v1_manifest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_modelpackage_v1_manifest_proto_rawDesc), len(file_modelpackage_v1_manifest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

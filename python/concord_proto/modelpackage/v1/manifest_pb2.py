@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from concord_proto.inference.v1 import model_pb2 as inference_dot_v1_dot_model__pb2
+from concord_proto.inference.v1 import tensor_pb2 as inference_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\"\xd0\x06\n\x08Manifest\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x17.inference.v1.ModelKindR\x04kind\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\x12;\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\x1f.modelpackage.v1.FeatureBindingR\x08\x66\x65\x61tures\x12\x44\n\x0bpredictions\x18\x04 \x03(\x0b\x32\".modelpackage.v1.PredictionBindingR\x0bpredictions\x12\x38\n\x07outputs\x18\x05 \x03(\x0b\x32\x1e.modelpackage.v1.OutputBindingR\x07outputs\x12+\n\x05\x66iles\x18\x06 \x03(\x0b\x32\x15.modelpackage.v1.FileR\x05\x66iles\x12=\n\x06opsets\x18\x07 \x03(\x0b\x32%.modelpackage.v1.Manifest.OpsetsEntryR\x06opsets\x12\x1a\n\x08producer\x18\x08 \x01(\tR\x08producer\x12Y\n\x10library_versions\x18\t \x03(\x0b\x32..modelpackage.v1.Manifest.LibraryVersionsEntryR\x0flibraryVersions\x12\x35\n\x08\x62\x61tching\x18\n \x01(\x0b\x32\x19.modelpackage.v1.BatchingR\x08\x62\x61tching\x12\x32\n\x06parity\x18\x0b \x01(\x0b\x32\x1a.inference.v1.ParityRecordR\x06parity\x12.\n\x07quality\x18\x0c \x03(\x0b\x32\x14.inference.v1.MetricR\x07quality\x12;\n\x0b\x61xis_limits\x18\r \x03(\x0b\x32\x1a.modelpackage.v1.AxisLimitR\naxisLimits\x1a\x39\n\x0bOpsetsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x1a\x42\n\x14LibraryVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"o\n\x0e\x46\x65\x61tureBinding\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.inference.v1.FeatureR\x07\x66\x65\x61ture\x12\x14\n\x05input\x18\x02 \x01(\tR\x05input\x12\x16\n\x06\x63olumn\x18\x03 \x01(\x03R\x06\x63olumn\"{\n\x11PredictionBinding\x12\x38\n\nprediction\x18\x01 \x01(\x0b\x32\x18.inference.v1.PredictionR\nprediction\x12\x16\n\x06output\x18\x02 \x01(\tR\x06output\x12\x14\n\x05index\x18\x03 \x01(\x03R\x05index\"t\n\rOutputBinding\x12,\n\x06output\x18\x01 \x01(\x0b\x32\x14.inference.v1.OutputR\x06output\x12\x1f\n\x0bonnx_output\x18\x02 \x01(\tR\nonnxOutput\x12\x14\n\x05index\x18\x03 \x01(\x03R\x05index\"T\n\tAxisLimit\x12\x14\n\x05input\x18\x01 \x01(\tR\x05input\x12\x12\n\x04\x61xis\x18\x02 \x01(\x05R\x04\x61xis\x12\x1d\n\nmax_length\x18\x03 \x01(\x03R\tmaxLength\"Q\n\x04\x46ile\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\x84\x01\n\x08\x42\x61tching\x12\x1c\n\tbatchable\x18\x01 \x01(\x08R\tbatchable\x12$\n\x0emax_batch_rows\x18\x02 \x01(\x05R\x0cmaxBatchRows\x12\x34\n\x06policy\x18\x03 \x01(\x0e\x32\x1c.inference.v1.BatchingPolicyR\x06policyBLZJgithub.com/concord-inference/concord/go/gen/modelpackage/v1;modelpackagev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emodelpackage/v1/manifest.proto\x12\x0fmodelpackage.v1\x1a\x18inference/v1/model.proto\x1a\x19inference/v1/tensor.proto\"\x8f\x07\n\x08Manifest\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x17.inference.v1.ModelKindR\x04kind\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\x12;\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\x1f.modelpackage.v1.FeatureBindingR\x08\x66\x65\x61tures\x12\x44\n\x0bpredictions\x18\x04 \x03(\x0b\x32\".modelpackage.v1.PredictionBindingR\x0bpredictions\x12\x38\n\x07outputs\x18\x05 \x03(\x0b\x32\x1e.modelpackage.v1.OutputBindingR\x07outputs\x12+\n\x05\x66iles\x18\x06 \x03(\x0b\x32\x15.modelpackage.v1.FileR\x05\x66iles\x12=\n\x06opsets\x18\x07 \x03(\x0b\x32%.modelpackage.v1.Manifest.OpsetsEntryR\x06opsets\x12\x1a\n\x08producer\x18\x08 \x01(\tR\x08producer\x12Y\n\x10library_versions\x18\t \x03(\x0b\x32..modelpackage.v1.Manifest.LibraryVersionsEntryR\x0flibraryVersions\x12\x35\n\x08\x62\x61tching\x18\n \x01(\x0b\x32\x19.modelpackage.v1.BatchingR\x08\x62\x61tching\x12\x32\n\x06parity\x18\x0b \x01(\x0b\x32\x1a.inference.v1.ParityRecordR\x06parity\x12.\n\x07quality\x18\x0c \x03(\x0b\x32\x14.inference.v1.MetricR\x07quality\x12;\n\x0b\x61xis_limits\x18\r \x03(\x0b\x32\x1a.modelpackage.v1.AxisLimitR\naxisLimits\x12=\n\x0bgpu_classes\x18\x0e \x03(\x0b\x32\x1c.modelpackage.v1.DeviceClassR\ngpuClasses\x1a\x39\n\x0bOpsetsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x03R\x05value:\x02\x38\x01\x1a\x42\n\x14LibraryVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x99\x01\n\x0b\x44\x65viceClass\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x16.inference.v1.DataTypeR\x05\x64type\x12-\n\x12\x61\x62solute_tolerance\x18\x02 \x01(\x01R\x11\x61\x62soluteTolerance\x12-\n\x12relative_tolerance\x18\x03 \x01(\x01R\x11relativeTolerance\"o\n\x0e\x46\x65\x61tureBinding\x12/\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.inference.v1.FeatureR\x07\x66\x65\x61ture\x12\x14\n\x05input\x18\x02 \x01(\tR\x05input\x12\x16\n\x06\x63olumn\x18\x03 \x01(\x03R\x06\x63olumn\"{\n\x11PredictionBinding\x12\x38\n\nprediction\x18\x01 \x01(\x0b\x32\x18.inference.v1.PredictionR\nprediction\x12\x16\n\x06output\x18\x02 \x01(\tR\x06output\x12\x14\n\x05index\x18\x03 \x01(\x03R\x05index\"t\n\rOutputBinding\x12,\n\x06output\x18\x01 \x01(\x0b\x32\x14.inference.v1.OutputR\x06output\x12\x1f\n\x0bonnx_output\x18\x02 \x01(\tR\nonnxOutput\x12\x14\n\x05index\x18\x03 \x01(\x03R\x05index\"T\n\tAxisLimit\x12\x14\n\x05input\x18\x01 \x01(\tR\x05input\x12\x12\n\x04\x61xis\x18\x02 \x01(\x05R\x04\x61xis\x12\x1d\n\nmax_length\x18\x03 \x01(\x03R\tmaxLength\"Q\n\x04\x46ile\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x1d\n\nsize_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\x84\x01\n\x08\x42\x61tching\x12\x1c\n\tbatchable\x18\x01 \x01(\x08R\tbatchable\x12$\n\x0emax_batch_rows\x18\x02 \x01(\x05R\x0cmaxBatchRows\x12\x34\n\x06policy\x18\x03 \x01(\x0e\x32\x1c.inference.v1.BatchingPolicyR\x06policyBLZJgithub.com/concord-inference/concord/go/gen/modelpackage/v1;modelpackagev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,22 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANIFEST_OPSETSENTRY']._serialized_options = b'8\001'
   _globals['_MANIFEST_LIBRARYVERSIONSENTRY']._loaded_options = None
   _globals['_MANIFEST_LIBRARYVERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_MANIFEST']._serialized_start=78
-  _globals['_MANIFEST']._serialized_end=926
-  _globals['_MANIFEST_OPSETSENTRY']._serialized_start=801
-  _globals['_MANIFEST_OPSETSENTRY']._serialized_end=858
-  _globals['_MANIFEST_LIBRARYVERSIONSENTRY']._serialized_start=860
-  _globals['_MANIFEST_LIBRARYVERSIONSENTRY']._serialized_end=926
-  _globals['_FEATUREBINDING']._serialized_start=928
-  _globals['_FEATUREBINDING']._serialized_end=1039
-  _globals['_PREDICTIONBINDING']._serialized_start=1041
-  _globals['_PREDICTIONBINDING']._serialized_end=1164
-  _globals['_OUTPUTBINDING']._serialized_start=1166
-  _globals['_OUTPUTBINDING']._serialized_end=1282
-  _globals['_AXISLIMIT']._serialized_start=1284
-  _globals['_AXISLIMIT']._serialized_end=1368
-  _globals['_FILE']._serialized_start=1370
-  _globals['_FILE']._serialized_end=1451
-  _globals['_BATCHING']._serialized_start=1454
-  _globals['_BATCHING']._serialized_end=1586
+  _globals['_MANIFEST']._serialized_start=105
+  _globals['_MANIFEST']._serialized_end=1016
+  _globals['_MANIFEST_OPSETSENTRY']._serialized_start=891
+  _globals['_MANIFEST_OPSETSENTRY']._serialized_end=948
+  _globals['_MANIFEST_LIBRARYVERSIONSENTRY']._serialized_start=950
+  _globals['_MANIFEST_LIBRARYVERSIONSENTRY']._serialized_end=1016
+  _globals['_DEVICECLASS']._serialized_start=1019
+  _globals['_DEVICECLASS']._serialized_end=1172
+  _globals['_FEATUREBINDING']._serialized_start=1174
+  _globals['_FEATUREBINDING']._serialized_end=1285
+  _globals['_PREDICTIONBINDING']._serialized_start=1287
+  _globals['_PREDICTIONBINDING']._serialized_end=1410
+  _globals['_OUTPUTBINDING']._serialized_start=1412
+  _globals['_OUTPUTBINDING']._serialized_end=1528
+  _globals['_AXISLIMIT']._serialized_start=1530
+  _globals['_AXISLIMIT']._serialized_end=1614
+  _globals['_FILE']._serialized_start=1616
+  _globals['_FILE']._serialized_end=1697
+  _globals['_BATCHING']._serialized_start=1700
+  _globals['_BATCHING']._serialized_end=1832
 # @@protoc_insertion_point(module_scope)

@@ -1,4 +1,5 @@
 from concord_proto.inference.v1 import model_pb2 as _model_pb2
+from concord_proto.inference.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -8,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Manifest(_message.Message):
-    __slots__ = ("kind", "description", "features", "predictions", "outputs", "files", "opsets", "producer", "library_versions", "batching", "parity", "quality", "axis_limits")
+    __slots__ = ("kind", "description", "features", "predictions", "outputs", "files", "opsets", "producer", "library_versions", "batching", "parity", "quality", "axis_limits", "gpu_classes")
     class OpsetsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +37,7 @@ class Manifest(_message.Message):
     PARITY_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     AXIS_LIMITS_FIELD_NUMBER: _ClassVar[int]
+    GPU_CLASSES_FIELD_NUMBER: _ClassVar[int]
     kind: _model_pb2.ModelKind
     description: str
     features: _containers.RepeatedCompositeFieldContainer[FeatureBinding]
@@ -49,7 +51,18 @@ class Manifest(_message.Message):
     parity: _model_pb2.ParityRecord
     quality: _containers.RepeatedCompositeFieldContainer[_model_pb2.Metric]
     axis_limits: _containers.RepeatedCompositeFieldContainer[AxisLimit]
-    def __init__(self, kind: _Optional[_Union[_model_pb2.ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureBinding, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[PredictionBinding, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputBinding, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., opsets: _Optional[_Mapping[str, int]] = ..., producer: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., parity: _Optional[_Union[_model_pb2.ParityRecord, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[_model_pb2.Metric, _Mapping]]] = ..., axis_limits: _Optional[_Iterable[_Union[AxisLimit, _Mapping]]] = ...) -> None: ...
+    gpu_classes: _containers.RepeatedCompositeFieldContainer[DeviceClass]
+    def __init__(self, kind: _Optional[_Union[_model_pb2.ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureBinding, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[PredictionBinding, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[OutputBinding, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., opsets: _Optional[_Mapping[str, int]] = ..., producer: _Optional[str] = ..., library_versions: _Optional[_Mapping[str, str]] = ..., batching: _Optional[_Union[Batching, _Mapping]] = ..., parity: _Optional[_Union[_model_pb2.ParityRecord, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[_model_pb2.Metric, _Mapping]]] = ..., axis_limits: _Optional[_Iterable[_Union[AxisLimit, _Mapping]]] = ..., gpu_classes: _Optional[_Iterable[_Union[DeviceClass, _Mapping]]] = ...) -> None: ...
+
+class DeviceClass(_message.Message):
+    __slots__ = ("dtype", "absolute_tolerance", "relative_tolerance")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    ABSOLUTE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    RELATIVE_TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    dtype: _tensor_pb2.DataType
+    absolute_tolerance: float
+    relative_tolerance: float
+    def __init__(self, dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., absolute_tolerance: _Optional[float] = ..., relative_tolerance: _Optional[float] = ...) -> None: ...
 
 class FeatureBinding(_message.Message):
     __slots__ = ("feature", "input", "column")
