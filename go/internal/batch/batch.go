@@ -1,100 +1,98 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package batch runs rows together where that changes no answer.
+// Package batch lets the requests of one version run, together where that changes no answer. Plan, a pure function, says which; a Queue is who
+// waits for it, and the executions around it. It knows neither models nor telemetry.
 package batch
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
+	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
-	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/tensor"
 )
 
-// Result is what one row got. Outputs hold the row alone: where they have a batch axis, its length is 1.
+// Part is what gets an answer of its own: a request, or one of a batch.
+type Part struct {
+	Inputs []tensor.Tensor // one for each input of the graph
+	Wanted []int           // indices of the graph's outputs
+	Most   int64           // bytes of the outputs; 0 is no limit
+}
+
+// Elapsed says where the time of a request went.
+type Elapsed struct {
+	Queue, Compute time.Duration // Compute is of the whole execution that held the request
+}
+
+// Result is what one part got.
 type Result struct {
-	Outputs []tensor.Tensor
-	Elapsed model.Elapsed // of the whole execution that held the row
-	Rows    int           // in that execution
-	Err     *fault.Fault  // nil where the row was answered
+	Outputs []tensor.Tensor // the part's alone: as many rows as it brought
+	Elapsed Elapsed
+	Rows    int          // in the execution that held it
+	Err     *fault.Fault // nil where it was answered
 }
 
-// Plan cuts rows into executions. Rows of one execution have equal shapes and are at most maxRows; both rows and executions keep
-// their order. Each execution is the indices of its rows.
-func Plan(rows [][]tensor.Tensor, maxRows int) [][]int {
-	var executions [][]int
-	open := map[string]int{} // the execution with room, by the rows' shapes
-	var key []byte
-	for i, row := range rows {
-		key = key[:0]
-		for _, t := range row {
-			for _, length := range t.Shape {
-				key = binary.AppendVarint(key, length)
-			}
-		}
-		at, ok := open[string(key)]
-		if !ok || len(executions[at]) == maxRows {
-			at = len(executions)
-			open[string(key)] = at
-			executions = append(executions, nil)
-		}
-		executions[at] = append(executions[at], i)
+// rowsOf is the length that all inputs have on axis 0, or 0 where there is no such length: such inputs run alone.
+func rowsOf(inputs []tensor.Tensor) int {
+	if len(inputs) == 0 {
+		return 0
 	}
-	return executions
+	for i := range inputs {
+		if shape := inputs[i].Shape; len(shape) == 0 || shape[0] != inputs[0].Shape[0] {
+			return 0
+		}
+	}
+	return int(inputs[0].Shape[0])
 }
 
-// Run answers rows of one model, each with a result of the same index. Each row holds the model's inputs with length 1 on the batch axis. Rows run
-// together only where the model is batchable; where a joint run fails, each of its rows runs alone, so that only the bad one fails.
-// When ctx ends, the rows that are left get its fault.
-func Run(ctx context.Context, m *model.Model, rows [][]tensor.Tensor, wanted []int) []Result {
-	results := make([]Result, len(rows))
-	for _, execution := range Plan(rows, m.MaxRows()) {
-		if len(execution) > 1 && together(ctx, m, rows, wanted, execution, results) {
-			continue
-		}
-		for _, i := range execution {
-			results[i] = One(ctx, m, rows[i], wanted)
-		}
+// Rows is how many rows inputs bring to an execution: the length of the first input's axis 0, at least 1.
+func Rows(inputs []tensor.Tensor) int {
+	if len(inputs) == 0 || len(inputs[0].Shape) == 0 {
+		return 1
 	}
-	return results
+	return int(max(inputs[0].Shape[0], 1))
 }
 
-// One answers one row.
-func One(ctx context.Context, m *model.Model, row []tensor.Tensor, wanted []int) Result {
-	outputs, elapsed, err := m.Run(ctx, row, wanted)
-	if err != nil {
-		return Result{Elapsed: elapsed, Rows: 1, Err: fault.From(err)}
+// appendShape appends what parts must agree in to share an execution: the outputs wanted, and of each input the type, the rank and the lengths
+// beyond axis 0.
+func appendShape(key []byte, p *Part) []byte {
+	key = binary.AppendUvarint(key, uint64(len(p.Wanted)))
+	for _, index := range p.Wanted {
+		key = binary.AppendUvarint(key, uint64(index))
 	}
-	return Result{Outputs: outputs, Elapsed: elapsed, Rows: 1}
+	for i := range p.Inputs {
+		t := &p.Inputs[i]
+		key = binary.AppendUvarint(key, uint64(t.DType))
+		key = binary.AppendUvarint(key, uint64(len(t.Shape)))
+		for _, length := range t.Shape[min(1, len(t.Shape)):] {
+			key = binary.AppendVarint(key, length)
+		}
+	}
+	return key
 }
 
 var errRows = errors.New("an output does not have a row for each row given")
 
-// together runs one execution of several rows; false is that it failed and that each row must run alone.
-func together(ctx context.Context, m *model.Model, rows [][]tensor.Tensor, wanted, execution []int, results []Result) bool {
-	joint := make([][]tensor.Tensor, len(execution))
-	for at, i := range execution {
-		joint[at] = rows[i]
+// split cuts the outputs of a joint run into those of its parts, whose rows are given.
+func split(outputs []tensor.Tensor, rows []int) ([][]tensor.Tensor, error) {
+	total := 0
+	for _, n := range rows {
+		total += n
 	}
-	outputs, elapsed, err := m.Run(ctx, tensor.Join(joint), wanted)
-	if err == nil {
-		for i := range outputs {
-			if shape := outputs[i].Shape; len(shape) == 0 || shape[0] != int64(len(execution)) {
-				err = errRows
-			}
+	for i := range outputs {
+		if shape := outputs[i].Shape; len(shape) == 0 || shape[0] != int64(total) {
+			return nil, errRows
 		}
 	}
-	if err != nil {
-		return false
-	}
-	for at, i := range execution {
-		row := make([]tensor.Tensor, len(outputs))
+	parts := make([][]tensor.Tensor, len(rows))
+	from := 0
+	for at, n := range rows {
+		parts[at] = make([]tensor.Tensor, len(outputs))
 		for o := range outputs {
-			row[o] = outputs[o].Row(at)
+			parts[at][o] = outputs[o].Rows(from, n)
 		}
-		results[i] = Result{Outputs: row, Elapsed: elapsed, Rows: len(execution)}
+		from += n
 	}
-	return true
+	return parts, nil
 }

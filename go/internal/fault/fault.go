@@ -7,6 +7,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Reason says why a call failed; the names are those of inference.v1.ErrorReason without its prefix.
@@ -69,10 +70,11 @@ type Violation struct {
 type Fault struct {
 	Reason       Reason
 	Message      string
-	Violations   []Violation // of the request, at most MaxViolations; empty where the request is not to blame
-	ModelID      string      // empty where unknown or malformed
-	ModelVersion string      // empty where unknown or malformed
-	Cause        error       // for the log alone; may be nil
+	Violations   []Violation   // of the request, at most MaxViolations; empty where the request is not to blame
+	ModelID      string        // empty where unknown or malformed
+	ModelVersion string        // empty where unknown or malformed
+	Retry        time.Duration // when a retry may help; 0 is what the reason says
+	Cause        error         // for the log alone; may be nil
 }
 
 // Error is the message for the caller.

@@ -31,7 +31,7 @@ func (m *Model) Release() {
 	if m.holders.count.Add(-1) == -1 && m.holders.count.CompareAndSwap(-1, nobody) {
 		// Freeing takes its time; the request that was the last does not wait for it.
 		go func() {
-			m.session.Close()
+			m.Close()
 			m.holders.freed()
 		}()
 	}

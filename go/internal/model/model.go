@@ -7,17 +7,13 @@ package model
 import (
 	"context"
 	"errors"
-	"runtime"
-	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/feature"
 	"github.com/concord-inference/concord/go/internal/tensor"
 )
-
-// ownMaxRows is the server's own limit of rows in one execution.
-const ownMaxRows = 1024
 
 // Kind is what a model takes and gives.
 type Kind = inferencev1.ModelKind
@@ -51,25 +47,21 @@ type Model struct {
 	Batchable bool
 
 	session     Session
-	maxRows     int
-	slots       chan struct{}
+	queue       *batch.Queue
+	traits      batch.Traits
+	reason      string // why rows must not share an execution although the manifest says that they may
 	outputIndex map[string]int
 	allOutputs  []int // the index of each output; nobody changes it
 	holders     holders
 }
 
-// New makes a model. maxRows is the package's own limit of rows in one execution, 0 for none.
+// New makes a model. maxRows is the package's own limit of rows in one execution, 0 for none. Until Configure each request runs alone.
 func New(id, version string, kind Kind, session Session, features *feature.Plan, batchable bool, maxRows int) *Model {
-	if maxRows == 0 || maxRows > ownMaxRows {
-		maxRows = ownMaxRows
-	}
 	m := &Model{
-		ID: id, Version: version, Kind: kind, Features: features, Batchable: batchable,
-		session: session, maxRows: maxRows,
-		// More runs at once than processors only make each slower.
-		slots:       make(chan struct{}, runtime.GOMAXPROCS(0)),
-		outputIndex: map[string]int{},
+		ID: id, Version: version, Kind: kind, Features: features, Batchable: batchable, session: session,
+		traits: batch.Traits{Joins: batchable, MaxRows: maxRows}, outputIndex: map[string]int{},
 	}
+	m.queue = batch.New(batch.Options{ModelID: id, Version: version, Run: session.Run, Fault: m.faultOf})
 	for i, spec := range session.Outputs() {
 		m.outputIndex[spec.Name] = i
 		m.allOutputs = append(m.allOutputs, i)
@@ -77,13 +69,8 @@ func New(id, version string, kind Kind, session Session, features *feature.Plan,
 	return m
 }
 
-// MaxRows is the most rows in one execution: at least 1, and 1 where the model is not batchable.
-func (m *Model) MaxRows() int {
-	if !m.Batchable {
-		return 1
-	}
-	return m.maxRows
-}
+// Queue is how requests come to the model.
+func (m *Model) Queue() *batch.Queue { return m.queue }
 
 // Inputs are the graph's inputs, in its order.
 func (m *Model) Inputs() []tensor.Spec {
@@ -96,49 +83,28 @@ func (m *Model) Inputs() []tensor.Spec {
 // Outputs are the graph's outputs, in its order.
 func (m *Model) Outputs() []tensor.Spec { return m.session.Outputs() }
 
-// Close frees the model at once. Nothing may run it any more.
-func (m *Model) Close() { m.session.Close() }
-
-// Elapsed says where the time of a run went.
-type Elapsed struct {
-	Queue, Compute time.Duration
+// Close frees the model once nothing runs it any more: a run that nobody waits for is ended, and ends a little later.
+func (m *Model) Close() {
+	m.queue.Close()
+	m.session.Close()
 }
 
-// Run waits for one of the model's executors and runs. It does not run once ctx has ended. Errors are faults.
-func (m *Model) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, Elapsed, error) {
-	return m.RunWithin(ctx, inputs, wanted, 0)
+// Run is how tests and golden cases run a model: one request by its queue. Errors are faults.
+func (m *Model) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) ([]tensor.Tensor, batch.Elapsed, error) {
+	result := m.queue.One(ctx, batch.Part{Inputs: inputs, Wanted: wanted})
+	if result.Err != nil {
+		return nil, result.Elapsed, result.Err
+	}
+	return result.Outputs, result.Elapsed, nil
 }
 
-// RunWithin is Run for an answer of at most that many bytes; 0 is no limit.
-func (m *Model) RunWithin(ctx context.Context, inputs []tensor.Tensor, wanted []int, most int64) ([]tensor.Tensor, Elapsed, error) {
-	begin := time.Now()
-	if err := ctx.Err(); err != nil {
-		return nil, Elapsed{}, Ended(err)
+// faultOf is the fault of an error of the session.
+func (m *Model) faultOf(err error) *fault.Fault {
+	var large *TooLargeError
+	if errors.As(err, &large) {
+		return fault.AnswerTooLarge(large.Bytes, large.Most).At(m.ID, m.Version)
 	}
-	select {
-	case m.slots <- struct{}{}:
-	default:
-		select {
-		case m.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, Elapsed{Queue: time.Since(begin)}, Ended(ctx.Err())
-		}
-	}
-	defer func() { <-m.slots }()
-	start := time.Now()
-	outputs, err := m.session.Run(ctx, inputs, wanted, most)
-	elapsed := Elapsed{Queue: start.Sub(begin), Compute: time.Since(start)}
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, elapsed, Ended(ctx.Err())
-		}
-		var large *TooLargeError
-		if errors.As(err, &large) {
-			return nil, elapsed, AnswerTooLarge(large.Bytes, large.Most).At(m.ID, m.Version)
-		}
-		return nil, elapsed, m.Failed(err)
-	}
-	return outputs, elapsed, nil
+	return m.Failed(err)
 }
 
 // Failed is the fault of a model that failed on an input.
@@ -147,17 +113,4 @@ func (m *Model) Failed(cause error) *fault.Fault {
 		fault.Quote(m.ID), fault.Shown(m.Version), fault.Scrub(cause.Error()))
 	f.Cause = cause
 	return f.At(m.ID, m.Version)
-}
-
-// AnswerTooLarge is the fault of an answer that is larger than may be sent.
-func AnswerTooLarge(bytes, limit int64) *fault.Fault {
-	return fault.New(fault.OutputTooLarge, "the answer of %d bytes is larger than the limit of %d bytes", bytes, limit)
-}
-
-// Ended is the fault of a call whose context has ended.
-func Ended(err error) *fault.Fault {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fault.New(fault.DeadlineExceeded, "the deadline passed")
-	}
-	return fault.New(fault.Cancelled, "the caller cancelled")
 }

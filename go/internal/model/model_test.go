@@ -206,18 +206,6 @@ func TestExecutorsAreBounded(t *testing.T) {
 	}
 }
 
-func TestMaxRows(t *testing.T) {
-	for _, c := range []struct {
-		batchable bool
-		own, want int
-	}{{true, 0, 1024}, {true, 8, 8}, {true, 100000, 1024}, {false, 8, 1}} {
-		m := model.New("m", "1", inferencev1.ModelKind_MODEL_KIND_TABULAR, &modeltest.Session{}, nil, c.batchable, c.own)
-		if got := m.MaxRows(); got != c.want {
-			t.Errorf("%+v: got %d", c, got)
-		}
-	}
-}
-
 func TestDecodeOutputNames(t *testing.T) {
 	outputs := []tensor.Spec{{Name: "a", DType: tensor.Bool}, {Name: "b", DType: tensor.Bool}, {Name: "c", DType: tensor.Bool}}
 	m := newModel(&modeltest.Session{Out: outputs})

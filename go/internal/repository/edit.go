@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
-	"github.com/concord-inference/concord/go/internal/model"
 	"golang.org/x/sys/unix"
 )
 
@@ -365,7 +364,7 @@ func lock(ctx context.Context, directory *os.File) (unlock func(), err error) {
 	for {
 		if err := ctx.Err(); err != nil {
 			file.Close()
-			return nil, model.Ended(err)
+			return nil, fault.Ended(ctx)
 		}
 		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {

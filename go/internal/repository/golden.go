@@ -64,7 +64,7 @@ func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *
 	if f != nil {
 		return f
 	}
-	result := batch.One(ctx, m, row, m.Features.Wanted())
+	result := m.Queue().One(ctx, batch.Part{Inputs: row, Wanted: m.Features.Wanted()})
 	if result.Err != nil {
 		return result.Err
 	}
@@ -100,7 +100,7 @@ func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *i
 		return f
 	}
 	specs := m.Outputs()
-	result := batch.One(ctx, m, inputs, wanted)
+	result := m.Queue().One(ctx, batch.Part{Inputs: inputs, Wanted: wanted})
 	if result.Err != nil {
 		return result.Err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
-	"github.com/concord-inference/concord/go/internal/model"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/gzip" // clients may compress, and then get compressed answers
@@ -167,7 +166,7 @@ func (s *Server) checkSize(reply any) *fault.Fault {
 		return nil
 	}
 	if size := proto.Size(message); size > s.options.MaxMessageBytes {
-		return model.AnswerTooLarge(int64(size), int64(s.options.MaxMessageBytes))
+		return fault.AnswerTooLarge(int64(size), int64(s.options.MaxMessageBytes))
 	}
 	return nil
 }

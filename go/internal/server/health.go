@@ -10,7 +10,6 @@ import (
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/fault"
-	"github.com/concord-inference/concord/go/internal/model"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -154,7 +153,7 @@ func (h *Health) Watch(request *healthpb.HealthCheckRequest, stream healthpb.Hea
 		select {
 		case <-changed:
 		case <-stream.Context().Done():
-			return model.Ended(stream.Context().Err())
+			return fault.Ended(stream.Context())
 		case <-h.ended:
 			// The last change is sent: it came before ended was closed.
 			if now, _ := h.get(request.GetService()); now == last {

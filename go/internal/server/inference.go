@@ -38,7 +38,7 @@ func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRe
 	if f != nil {
 		return nil, in.server.failed(a.id, f)
 	}
-	result := batch.One(ctx, a.model, a.row, a.model.Features.Wanted())
+	result := a.model.Queue().One(ctx, in.part(&a))
 	response, f := answer(begin, &a, &result)
 	if f != nil {
 		return nil, in.server.failed(a.id, f)
@@ -77,22 +77,23 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	}
 	for _, m := range order {
 		members := groups[m]
-		rows := make([][]tensor.Tensor, len(members))
+		parts := make([]batch.Part, len(members))
 		for at, i := range members {
-			rows[at] = all[i].row
+			parts[at] = in.part(&all[i])
 		}
-		ran := batch.Run(ctx, m, rows, m.Features.Wanted())
-		// No one reads the results of a call that has ended.
-		if err := ctx.Err(); err != nil {
-			return nil, model.Ended(err)
-		}
-		for at, i := range members {
-			response, f := answer(begin, &all[i], &ran[at])
+		m.Queue().All(ctx, parts, func(at int, result *batch.Result) bool {
+			i := members[at]
+			response, f := answer(begin, &all[i], result)
 			if f != nil {
 				results[i] = in.failedResult(all[i].id, f)
-				continue
+				return ctx.Err() == nil
 			}
 			results[i] = &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Response{Response: response}}
+			return true
+		})
+		// No one reads the results of a call that has ended.
+		if ctx.Err() != nil {
+			return nil, fault.Ended(ctx)
 		}
 	}
 	return &inferencev1.BatchPredictResponse{Results: results}, nil
@@ -152,6 +153,11 @@ func (in *inference) ask(request *inferencev1.PredictRequest) (asked, *fault.Fau
 		return a, f.At(a.model.ID, a.model.Version)
 	}
 	return a, nil
+}
+
+// part is what a request brings to the queue.
+func (in *inference) part(a *asked) batch.Part {
+	return batch.Part{Inputs: a.row, Wanted: a.model.Features.Wanted(), Most: int64(in.server.options.MaxMessageBytes)}
 }
 
 // answer makes the response of a request that ran.

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/tensor"
@@ -47,8 +48,8 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 		id := requestID(one.GetRequestId())
 		response, f := in.answer(ctx, id, one)
 		// No one reads the results of a call that has ended.
-		if err := ctx.Err(); err != nil {
-			return nil, model.Ended(err)
+		if ctx.Err() != nil {
+			return nil, fault.Ended(ctx)
 		}
 		result := &inferencev1.BatchPredictionResult{Result: &inferencev1.BatchPredictionResult_Response{Response: response}}
 		if f != nil {
@@ -58,7 +59,7 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 		// Told at once: what follows would be computed and held for nothing.
 		total += protowire.SizeTag(1) + protowire.SizeBytes(proto.Size(result))
 		if limit := in.server.options.MaxMessageBytes; total > limit {
-			return nil, model.AnswerTooLarge(int64(total), int64(limit))
+			return nil, fault.AnswerTooLarge(int64(total), int64(limit))
 		}
 	}
 	return &inferencev1.BatchPredictionResponse{Results: results}, nil
@@ -82,16 +83,17 @@ func (in *tensorInference) answer(ctx context.Context, id string, request *infer
 		return nil, f.At(m.ID, m.Version)
 	}
 	limit := int64(in.server.options.MaxMessageBytes)
-	outputs, elapsed, err := m.RunWithin(ctx, inputs, wanted, limit)
-	if err != nil {
-		return nil, fault.From(err).At(m.ID, m.Version)
+	result := m.Queue().One(ctx, batch.Part{Inputs: inputs, Wanted: wanted, Most: limit})
+	if result.Err != nil {
+		return nil, result.Err.At(m.ID, m.Version)
 	}
+	outputs, elapsed := result.Outputs, result.Elapsed
 	response := &inferencev1.PredictionResponse{
 		RequestId:    id,
 		ModelVersion: m.Version,
 		Outputs:      make(map[string]*inferencev1.Tensor, len(outputs)),
 		Timing: &inferencev1.Timing{
-			QueueMs: milliseconds(elapsed.Queue), ComputeMs: milliseconds(elapsed.Compute), BatchRows: rows(inputs),
+			QueueMs: milliseconds(elapsed.Queue), ComputeMs: milliseconds(elapsed.Compute), BatchRows: int32(min(result.Rows, math.MaxInt32)),
 		},
 	}
 	specs := m.Outputs()
@@ -99,15 +101,7 @@ func (in *tensorInference) answer(ctx context.Context, id string, request *infer
 		response.Outputs[specs[wanted[at]].Name] = tensor.ToWire(&outputs[at])
 	}
 	if size := int64(proto.Size(response)); size > limit {
-		return nil, model.AnswerTooLarge(size, limit).At(m.ID, m.Version)
+		return nil, fault.AnswerTooLarge(size, limit).At(m.ID, m.Version)
 	}
 	return response, nil
-}
-
-// rows is the length of the first input's axis 0, or 1 where there is none.
-func rows(inputs []tensor.Tensor) int32 {
-	if len(inputs) == 0 || len(inputs[0].Shape) == 0 {
-		return 1
-	}
-	return int32(min(max(inputs[0].Shape[0], 1), math.MaxInt32))
 }

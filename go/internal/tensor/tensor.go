@@ -84,22 +84,27 @@ func (t *Tensor) Bytes() int64 {
 	return n
 }
 
-// Join puts rows one below the other along axis 0. All rows have the same inputs, types and shapes, and length 1 on axis 0.
-func Join(rows [][]Tensor) []Tensor {
-	joined := make([]Tensor, len(rows[0]))
-	for i, head := range rows[0] {
+// Join puts tensors of rows one below the other along axis 0, which all have. All parts have the same inputs, types and lengths beyond axis 0.
+func Join(parts [][]Tensor) []Tensor {
+	joined := make([]Tensor, len(parts[0]))
+	for i, head := range parts[0] {
+		rows, elements := int64(0), 0
+		for _, part := range parts {
+			rows += part[i].Shape[0]
+			elements += len(part[i].Data) + len(part[i].Strings)
+		}
 		shape := slices.Clone(head.Shape)
-		shape[0] = int64(len(rows))
+		shape[0] = rows
 		t := Tensor{DType: head.DType, Shape: shape}
 		if head.DType == String {
-			t.Strings = make([]string, 0, len(rows)*len(head.Strings))
-			for _, row := range rows {
-				t.Strings = append(t.Strings, row[i].Strings...)
+			t.Strings = make([]string, 0, elements)
+			for _, part := range parts {
+				t.Strings = append(t.Strings, part[i].Strings...)
 			}
 		} else {
-			t.Data = make([]byte, 0, len(rows)*len(head.Data))
-			for _, row := range rows {
-				t.Data = append(t.Data, row[i].Data...)
+			t.Data = make([]byte, 0, elements)
+			for _, part := range parts {
+				t.Data = append(t.Data, part[i].Data...)
 			}
 		}
 		joined[i] = t
@@ -107,20 +112,20 @@ func Join(rows [][]Tensor) []Tensor {
 	return joined
 }
 
-// Row is row i of a tensor whose axis 0 is the batch axis, with length 1 there. It shares memory.
-func (t *Tensor) Row(i int) Tensor {
+// Rows are n rows from row i on, of a tensor whose axis 0 is the batch axis, not of length 0. They share memory.
+func (t *Tensor) Rows(i, n int) Tensor {
 	shape := slices.Clone(t.Shape)
-	rows := int(shape[0])
-	shape[0] = 1
-	row := Tensor{DType: t.DType, Shape: shape}
+	all := int(shape[0])
+	shape[0] = int64(n)
+	rows := Tensor{DType: t.DType, Shape: shape}
 	if t.DType == String {
-		n := len(t.Strings) / rows
-		row.Strings = t.Strings[i*n : (i+1)*n]
+		size := len(t.Strings) / all
+		rows.Strings = t.Strings[i*size : (i+n)*size : (i+n)*size]
 	} else {
-		n := len(t.Data) / rows
-		row.Data = t.Data[i*n : (i+1)*n]
+		size := len(t.Data) / all
+		rows.Data = t.Data[i*size : (i+n)*size : (i+n)*size]
 	}
-	return row
+	return rows
 }
 
 // Describe is a spec in a message: `float [-1, 30]`.

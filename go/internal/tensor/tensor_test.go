@@ -52,7 +52,7 @@ func TestElements(t *testing.T) {
 	}
 }
 
-func TestJoinAndRow(t *testing.T) {
+func TestJoinAndRows(t *testing.T) {
 	row := func(x byte, s string) []Tensor {
 		return []Tensor{
 			{DType: Uint8, Shape: []int64{1, 2}, Data: []byte{x, x + 1}},
@@ -64,13 +64,16 @@ func TestJoinAndRow(t *testing.T) {
 		t.Fatalf("got %v", joined)
 	}
 	for i, want := range []string{"a", "b", ""} {
-		numbers, texts := joined[0].Row(i), joined[1].Row(i)
+		numbers, texts := joined[0].Rows(i, 1), joined[1].Rows(i, 1)
 		if !slices.Equal(numbers.Data, []byte{byte(1 + 2*i), byte(2 + 2*i)}) || texts.Strings[0] != want || numbers.Shape[0] != 1 {
 			t.Errorf("row %d: %v %v", i, numbers, texts)
 		}
 	}
+	if two := Join([][]Tensor{{joined[0].Rows(1, 2)}, {joined[0].Rows(0, 1)}})[0]; !slices.Equal(two.Data, []byte{3, 4, 5, 6, 1, 2}) || two.Shape[0] != 3 {
+		t.Errorf("got %v", two)
+	}
 	if joined[0].Shape[0] != 3 {
-		t.Error("Row changed the tensor that it was taken from")
+		t.Error("Rows changed the tensor that it was taken from")
 	}
 }
 

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package batch
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// All answers the parts of one call and tells each as it is there, one at a time, in no order. Parts that can share an execution come together to the
+// queue, as many as one execution holds of a call; and of those chunks no more at once than can run: the rest of the queue is for others. Once each
+// has returned false, no chunk begins any more.
+func (q *Queue) All(ctx context.Context, parts []Part, each func(i int, result *Result) bool) {
+	setup := q.Setup()
+	chunks := chunksOf(parts, min(setup.CallRows, setup.MaxQueueRows))
+	var next atomic.Int64
+	var mu sync.Mutex
+	enough := false
+	work := func() {
+		for {
+			at := int(next.Add(1)) - 1
+			mu.Lock()
+			over := enough || at >= len(chunks)
+			mu.Unlock()
+			if over {
+				return
+			}
+			chunk := make([]Part, len(chunks[at]))
+			for place, i := range chunks[at] {
+				chunk[place] = parts[i]
+			}
+			results := q.do(ctx, chunk)
+			mu.Lock()
+			for place, i := range chunks[at] {
+				enough = !each(i, &results[place]) || enough
+			}
+			mu.Unlock()
+		}
+	}
+	var workers sync.WaitGroup
+	for range min(setup.Executors, len(chunks)) - 1 {
+		workers.Go(work)
+	}
+	work()
+	workers.Wait()
+}
+
+// chunksOf cuts parts into chunks, each the indices of its parts: of one shape and at most so many rows together. Parts and chunks keep their order.
+func chunksOf(parts []Part, rows int) [][]int {
+	type open struct{ chunk, rows int }
+	var chunks [][]int
+	having := map[string]open{} // the chunk with room, by shape
+	var key []byte
+	for i := range parts {
+		n := rowsOf(parts[i].Inputs)
+		if n < 1 || n >= rows {
+			chunks = append(chunks, []int{i})
+			continue
+		}
+		key = appendShape(key[:0], &parts[i])
+		o, ok := having[string(key)]
+		if !ok || o.rows+n > rows {
+			o = open{chunk: len(chunks)}
+			chunks = append(chunks, nil)
+		}
+		chunks[o.chunk] = append(chunks[o.chunk], i)
+		o.rows += n
+		having[string(key)] = o
+	}
+	return chunks
+}
