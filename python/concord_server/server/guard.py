@@ -21,10 +21,20 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from concord_server import telemetry
-from concord_server.fault import Fault, Reason, Violation, from_violations, internal, shown
+from concord_server.fault import (
+    Fault,
+    Reason,
+    Violation,
+    cancelled,
+    deadline_exceeded,
+    from_violations,
+    internal,
+    shown,
+)
 from concord_server.model import Call
 from concord_server.server.request import answer_too_large
 from concord_server.server.status import code_of, trailers_of
+from concord_server.telemetry import Calls, Record
 
 __all__ = ["Guard", "Received"]
 
@@ -42,19 +52,23 @@ _QUICK_BYTES = 64 << 10
 class Received(Generic[Q]):
     """A request and what belongs to its call."""
 
-    def __init__(self, message: Q, begin: float, call: Call, size: int = 0) -> None:
+    def __init__(self, message: Q, begin: float, call: Call, size: int, record: Record) -> None:
         self.message = message
         self.size = size
         """Bytes of the message: a large one is worked on off the event loop."""
         self.begin = begin
         """Of the call, by time.perf_counter()."""
         self.call = call
+        self.record = record
+        """Where a handler tells who answers."""
 
 
 class Guard:
     """Makes gRPC handlers of methods that take and give messages and raise faults."""
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, calls: Calls | None = None) -> None:
+        """`calls` hears of every call's beginning and end."""
+        self._calls = calls or Calls()
         self._limit = max_message_bytes
         # How much more gRPC itself lets in, so that we answer the near misses, with details.
         self.library_limit = min(max_message_bytes + max_message_bytes // 8 + 1024, (1 << 31) - 1)
@@ -64,24 +78,30 @@ class Guard:
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A method with one request and one answer."""
 
+        calls, of = self._calls, self._calls.method(method)
+
         async def handle(data: bytes, context: Context) -> bytes:
+            record = calls.begin(of, context)
             message: Message | None = None
             try:
-                begin = time.perf_counter()
                 compressed = data.startswith(_GZIP)
                 message = await self._receive(data, request_type)
-                answer = await behavior(
-                    Received(message, begin, _call(context), message.ByteSize() if compressed else len(data))
-                )
+                size = message.ByteSize() if compressed else len(data)
+                answer = await behavior(Received(message, record.begin, _call(context), size, record))
                 packed = self._pack(answer)
             except Fault as fault:
                 failure = fault.with_traceback(None)
             except Exception as error:
                 failure = _defect(method, message, error)
+            except asyncio.CancelledError:
+                _gone(calls, record, context)
+                raise
             else:
                 if not compressed:
                     context.disable_next_message_compression()
+                calls.end(record)
                 return packed
+            calls.end(record, code_of(failure).name, failure.reason)
             await _abort(context, failure)
             return b""
 
@@ -92,23 +112,29 @@ class Guard:
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A method with one request and a stream of answers."""
 
+        calls, of = self._calls, self._calls.method(method)
+
         async def handle(data: bytes, context: Context) -> None:
+            record = calls.begin(of, context)
             message: Message | None = None
             try:
-                begin = time.perf_counter()
                 compressed = data.startswith(_GZIP)
                 message = await self._receive(data, request_type)
-                async for answer in behavior(
-                    Received(message, begin, _call(context), message.ByteSize() if compressed else len(data))
-                ):
+                size = message.ByteSize() if compressed else len(data)
+                async for answer in behavior(Received(message, record.begin, _call(context), size, record)):
                     if not compressed:
                         context.disable_next_message_compression()
                     await context.write(self._pack(answer))
+                calls.end(record)
                 return
             except Fault as fault:
                 failure = fault.with_traceback(None)
             except Exception as error:
                 failure = _defect(method, message, error)
+            except asyncio.CancelledError:
+                _gone(calls, record, context)
+                raise
+            calls.end(record, code_of(failure).name, failure.reason)
             await _abort(context, failure)
 
         return grpc.unary_stream_rpc_method_handler(handle)
@@ -118,7 +144,11 @@ class Guard:
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         """A method with a stream of requests and a stream of answers."""
 
+        calls, of = self._calls, self._calls.method(method)
+
         async def handle(stream: AsyncIterator[bytes], context: Context) -> None:
+            record = calls.begin(of, context)
+
             async def requests() -> AsyncIterator[Q]:
                 async for data in stream:
                     yield await self._receive(data, request_type)
@@ -127,14 +157,31 @@ class Guard:
                 async for answer in behavior(requests()):
                     context.disable_next_message_compression()
                     await context.write(self._pack(answer))
+                calls.end(record)
                 return
             except Fault as fault:
                 failure = fault.with_traceback(None)
             except Exception as error:
                 failure = _defect(method, None, error)
+            except asyncio.CancelledError:
+                _gone(calls, record, context)
+                raise
+            calls.end(record, code_of(failure).name, failure.reason)
             await _abort(context, failure)
 
         return grpc.stream_stream_rpc_method_handler(handle)
+
+    def unserved(self, name: str) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Answers a method that is not served, of whatever shape, without reading a message."""
+        calls, of = self._calls, self._calls.unserved()
+        fault = Fault(Reason.METHOD_UNIMPLEMENTED, f"{shown(name.removeprefix('/'))} is not served here")
+
+        async def refuse(_requests: AsyncIterator[bytes], context: Context) -> None:
+            record = calls.begin(of, context)
+            calls.end(record, code_of(fault).name, fault.reason)
+            await _abort(context, fault)
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
     async def _receive(self, data: bytes, request_type: type[Q]) -> Q:
         if data.startswith(_GZIP):
@@ -187,6 +234,13 @@ def _defect(method: str, message: Message | None, error: Exception) -> Fault:
     request_id = shown(getattr(message, "request_id", ""))
     _log.error("request failed", method=method, request_id=request_id, reason=str(Reason.INTERNAL), cause=error)
     return internal(error.with_traceback(None))
+
+
+def _gone(calls: Calls, record: Record, context: Context) -> None:
+    """Ends a call whose caller waits no longer: he hung up, or his deadline passed."""
+    remaining = context.time_remaining()
+    fault = deadline_exceeded() if remaining is not None and remaining <= 0 else cancelled()
+    calls.end(record, code_of(fault).name, fault.reason)
 
 
 async def _abort(context: Context, fault: Fault) -> None:

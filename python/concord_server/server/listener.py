@@ -11,10 +11,8 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from concord_server.config import Certificates
-from concord_server.fault import Fault, Reason, shown
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
-from concord_server.server.status import code_of, status_of
 
 __all__ = ["Listener"]
 
@@ -51,6 +49,7 @@ class Listener(grpc.GenericRpcHandler):
         self, guard: Guard, health: Health, services: Sequence[str], methods: Mapping[str, Handler], *, reflection: bool
     ) -> None:
         """`methods` by "/package.Service/Method"; `services` are theirs, for reflection."""
+        self._unserved = guard.unserved
         self._methods = {**methods, **_health_methods(guard, health)}
         if reflection:
             # Imported here: it takes as long to import as half of the rest.
@@ -65,7 +64,7 @@ class Listener(grpc.GenericRpcHandler):
         """The handler of a method; also of those that are not served."""
         method = handler_call_details.method
         name = method.decode("utf-8", "replace") if isinstance(method, bytes) else str(method)
-        return self._methods.get(name) or _unimplemented(name)
+        return self._methods.get(name) or self._unserved(name)
 
     async def start(self, address: str, certificates: Certificates | None = None) -> int:
         """Listens, and gives the port. Raises RuntimeError where the address cannot be listened on."""
@@ -100,14 +99,3 @@ def _health_methods(guard: Guard, health: Health) -> Mapping[str, Handler]:
         check_name: guard.unary(check_name, request, check),
         watch_name: guard.server_streaming(watch_name, request, watch),
     }
-
-
-def _unimplemented(method: str) -> Handler:
-    """Answers a method that is not served, of whatever shape, without reading a message."""
-    fault = Fault(Reason.METHOD_UNIMPLEMENTED, f"{shown(method.removeprefix('/'))} is not served here")
-
-    async def refuse(_requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        details = (("grpc-status-details-bin", status_of(fault).SerializeToString()),)
-        await context.abort(code_of(fault), fault.message, details)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)

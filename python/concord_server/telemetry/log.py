@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import re
 import sys
 from typing import Any, TextIO
 
@@ -60,18 +61,25 @@ class _Json(logging.Formatter):
         line.update(_fields(record))
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return _json(line)
 
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = _LEVELS.get(record.levelno, record.levelname)
         parts = [f"{_time(record):%H:%M:%S}", f"{level:<5}", record.getMessage()]
-        parts += [
-            f"{name}={json.dumps(value, ensure_ascii=False, default=str)}" for name, value in _fields(record).items()
-        ]
+        parts += [f"{name}={_json(value)}" for name, value in _fields(record).items()]
         line = " ".join(parts)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+# Those that JSON itself leaves as they are: a terminal or a line reader would act on them.
+_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")
+
+
+def _json(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _time(record: logging.LogRecord) -> datetime.datetime:

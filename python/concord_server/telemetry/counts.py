@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers behind the metrics, as plain integers and lists.
+
+All of it is of one event loop and needs no lock: a request costs a few additions here. metrics.py gives the numbers
+their names, when somebody asks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from concord_server.fault import Reason
+
+__all__ = ["ROW_BOUNDS", "SECONDS_BOUNDS", "Counts", "Histogram", "Rows", "Series", "VersionCounts"]
+
+SECONDS_BOUNDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+ROW_BOUNDS: Final = tuple(float(1 << power) for power in range(11))
+
+_Key = tuple[str, str]
+"""A model's id and a version's number; both empty where no version answered."""
+
+Rows = list[tuple[str, tuple[str, ...], "float | tuple[Sequence[float], Sequence[int], float]"]]
+"""Copied numbers: the metric's name, the values of its labels, and a number or a histogram's bounds, counts and sum."""
+
+
+class Histogram:
+    """How often values fell between bounds, and their sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Counts a value; one that is a bound counts below it."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+    def copy(self) -> tuple[Sequence[float], Sequence[int], float]:
+        """Bounds, counts and sum as they are now."""
+        return self.bounds, tuple(self.counts), self.sum
+
+
+class Series:
+    """The calls of one method that one version answered."""
+
+    __slots__ = ("codes", "seconds")
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+        self.seconds = Histogram(SECONDS_BOUNDS)
+
+
+class VersionCounts:
+    """What becomes of the rows of one version: a batch.Watcher."""
+
+    __slots__ = ("compute", "queue", "rows", "state", "waiting")
+
+    def __init__(self) -> None:
+        self.state = ""
+        self.waiting = 0
+        self.queue = Histogram(SECONDS_BOUNDS)
+        self.compute = Histogram(SECONDS_BOUNDS)
+        self.rows = Histogram(ROW_BOUNDS)
+
+    def queued(self, rows: int) -> None:
+        """The rows that wait changed by that many."""
+        self.waiting += rows
+
+    def began(self, wait_seconds: float) -> None:
+        """A request began to run after that wait."""
+        self.queue.observe(wait_seconds)
+
+    def ran(self, requests: int, rows: int, compute_seconds: float) -> None:
+        """One execution has ended."""
+        self.compute.observe(compute_seconds, requests)
+        self.rows.observe(rows)
+
+
+class Counts:
+    """All numbers of one process. Its methods are called from the event loop only."""
+
+    def __init__(self) -> None:
+        self.open_calls = 0
+        # A reason that has not occurred yet is 0: what is not there cannot be seen to grow.
+        self.rejected = dict.fromkeys(("UNSPECIFIED", *map(str, Reason)), 0)
+        self._methods: dict[tuple[str, str], dict[_Key, Series]] = {}
+        self._versions: dict[_Key, VersionCounts] = {}
+
+    def method(self, service: str, method: str) -> dict[_Key, Series]:
+        """The series of a method, by who answered."""
+        return self._methods.setdefault((service, method), {})
+
+    def series(self, method: dict[_Key, Series], model_id: str, version: str) -> Series:
+        """The series of a method and a version.
+
+        Only versions that the repository holds have one: what a caller writes never becomes a label, and a call that
+        ends after its version has left brings nothing of it back.
+        """
+        key = (model_id, version)
+        if key not in self._versions:
+            key = ("", "")
+        series = method.get(key)
+        if series is None:
+            series = method[key] = Series()
+        return series
+
+    def watch(self, model_id: str, version: str) -> VersionCounts:
+        """The numbers of a version; versions of a name that come one after the other share them."""
+        return self._versions.setdefault((model_id, version), VersionCounts())
+
+    def set_state(self, model_id: str, version: str, state: str | None) -> None:
+        """Says which state a version is in; None is that it has left, and its numbers leave with it."""
+        if state is not None:
+            self.watch(model_id, version).state = state
+            return
+        key = (model_id, version)
+        self._versions.pop(key, None)
+        for series in self._methods.values():
+            series.pop(key, None)
+
+    def reject(self, reason: str) -> None:
+        """Counts an error that a caller was answered with."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    def copy(self) -> Rows:
+        """All numbers as they are now; so little work that the event loop can do it while calls are under way."""
+        rows: Rows = [("open_streams", (), self.open_calls)]
+        rows += [("rejected", (reason,), count) for reason, count in self.rejected.items()]
+        for (service, method), by_version in self._methods.items():
+            for (model_id, version), series in by_version.items():
+                rows += [
+                    ("requests", (service, method, model_id, version, code), count)
+                    for code, count in series.codes.items()
+                ]
+                rows.append(("request_duration_seconds", (method, model_id, version), series.seconds.copy()))
+        for key, counts in self._versions.items():
+            rows += [
+                ("stage_duration_seconds", ("queue", *key), counts.queue.copy()),
+                ("stage_duration_seconds", ("compute", *key), counts.compute.copy()),
+                ("batch_rows", key, counts.rows.copy()),
+                ("queue_rows", key, counts.waiting),
+            ]
+            if counts.state:
+                rows += [("model_state", (*key, state), float(state == counts.state)) for state in STATES]
+        return rows
+
+    @property
+    def versions(self) -> Mapping[_Key, VersionCounts]:
+        """The versions that have numbers."""
+        return self._versions
+
+
+STATES: Final = ("loading", "ready", "failed", "draining")
+"""The states that a version is in, as the metrics name them."""
