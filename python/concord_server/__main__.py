@@ -73,7 +73,7 @@ async def _serve(config: Config) -> int:
     # After the configuration is known to be good: a bad one is told at once.
     from concord_server import ort
     from concord_server.admission import Admission, Limits, Trials, Verdicts
-    from concord_server.batch import Executor
+    from concord_server.batch import Engine
     from concord_server.repository import Editor, Repository
     from concord_server.server import AdminServer, Health, HttpListener, Server
     from concord_server.server.administration import ADMIN_SERVICE
@@ -109,11 +109,11 @@ async def _serve(config: Config) -> int:
         admit=admission.admit,
         changed=changed,
     )
-    executor = Executor()
+    engine = Engine(max_output_bytes=config.max_message_bytes)
     server = Server(
         repository,
         health,
-        executor,
+        engine,
         max_message_bytes=config.max_message_bytes,
         max_batch_requests=config.max_batch_requests,
         reflection=config.reflection,
@@ -158,10 +158,10 @@ async def _serve(config: Config) -> int:
     _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
     await asyncio.gather(server.drain(delay, grace), *([admin.drain(delay, grace)] if admin else []))
     listener.stop()
-    executor.close()
+    engine.close()
     admission.close()
     repository.close()
-    if executor.busy or (admin and admin.busy) or repository.busy:
+    if engine.busy or (admin and admin.busy) or repository.busy:
         _log.warning("work under way did not finish within the grace")
         _log.info("stopped")
         # Python would wait for its threads; the grace is over.

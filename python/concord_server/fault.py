@@ -25,6 +25,7 @@ __all__ = [
     "quote",
     "scrub",
     "shown",
+    "too_long",
 ]
 
 MAX_VIOLATIONS = 16
@@ -110,6 +111,8 @@ class Fault(Exception):
         self.violations = tuple(violations)
         self.model_id = model_id
         self.model_version = model_version
+        self.retry_seconds = 0.0
+        """When a retry may help; 0 is what the reason says."""
 
     def at(self, model_id: str, model_version: str = "") -> Fault:
         """This fault, with the model that it concerns; a model already named stays."""
@@ -140,6 +143,12 @@ def internal(cause: BaseException) -> Fault:
 def deadline_exceeded() -> Fault:
     """The caller's deadline passed before there was an answer."""
     return Fault(Reason.DEADLINE_EXCEEDED, "the deadline passed")
+
+
+def too_long(most_seconds: float) -> Fault:
+    """The call took longer than the server lets any."""
+    text = f"the server's longest time for a request passed: {round(most_seconds * 1000)} ms"
+    return Fault(Reason.DEADLINE_EXCEEDED, text)
 
 
 def cancelled() -> Fault:

@@ -15,6 +15,7 @@ from concord_proto.inference.v1 import tensor_pb2
 from concord_server.fault import Reason, Violation
 
 __all__ = [
+    "FRAMED_STRING",
     "DType",
     "Spec",
     "Tensor",
@@ -34,8 +35,8 @@ _MAX_RANK = 64
 _MAX_ELEMENTS = (1 << 63) - 1
 # What a string counts in a shape's bytes.
 _STRING_SIZE = 8
-# The least that frames a string on the wire: its tag and its length.
-_FRAMED_STRING = 2
+FRAMED_STRING = 2
+"""The least that frames a string on the wire: its tag and its length."""
 
 
 class DType(enum.IntEnum):
@@ -130,7 +131,7 @@ class Tensor:
         if self.dtype is not DType.STRING:
             return self.array.nbytes
         # Not through .flat, which has no more than 32 axes.
-        return sum(map(len, self.array.reshape(-1).tolist())) + _FRAMED_STRING * self.array.size
+        return sum(map(len, self.array.reshape(-1).tolist())) + FRAMED_STRING * self.array.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,28 @@
 
 from __future__ import annotations
 
+from concord_server.batch.engine import Engine
 from concord_server.batch.executor import Executor
-from concord_server.batch.rows import Result, one, plan, run
+from concord_server.batch.measure import measure, neutral_row, steady
+from concord_server.batch.plan import Decision, Drop, Limits, plan
+from concord_server.batch.policy import Policy, Settings
+from concord_server.batch.rows import Result, one, run
+from concord_server.batch.watcher import Watcher
 
-__all__ = ["Executor", "Result", "one", "plan", "run"]
+__all__ = [
+    "Decision",
+    "Drop",
+    "Engine",
+    "Executor",
+    "Limits",
+    "Policy",
+    "Result",
+    "Settings",
+    "Watcher",
+    "measure",
+    "neutral_row",
+    "one",
+    "plan",
+    "run",
+    "steady",
+]

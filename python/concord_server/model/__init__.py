@@ -5,16 +5,20 @@ from __future__ import annotations
 
 from concord_server.model.generation import check_config
 from concord_server.model.inputs import decode_tensors
-from concord_server.model.model import OWN_MAX_ROWS, Model, kind_text
+from concord_server.model.measured import Measured
+from concord_server.model.model import OWN_MAX_ROWS, Model, answer_too_large, kind_text
 from concord_server.model.name import check_id, check_name, is_id, is_label, is_version, version_order
-from concord_server.model.session import Call, Session, SessionError
+from concord_server.model.session import Call, OutputTooLargeError, Session, SessionError
 
 __all__ = [
     "OWN_MAX_ROWS",
     "Call",
+    "Measured",
     "Model",
+    "OutputTooLargeError",
     "Session",
     "SessionError",
+    "answer_too_large",
     "check_config",
     "check_id",
     "check_name",

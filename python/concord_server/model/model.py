@@ -10,13 +10,14 @@ from concord_proto.inference.v1 import model_pb2
 
 from concord_server import fault
 from concord_server.fault import Fault, Reason, quote, shown
-from concord_server.model.session import Call, Session, SessionError
+from concord_server.model.measured import Measured
+from concord_server.model.session import Call, OutputTooLargeError, Session, SessionError
 from concord_server.tensor import Spec, Tensor
 
 if TYPE_CHECKING:
     from concord_server.feature import Plan
 
-__all__ = ["OWN_MAX_ROWS", "Model", "kind_text"]
+__all__ = ["OWN_MAX_ROWS", "Model", "answer_too_large", "kind_text"]
 
 OWN_MAX_ROWS = 1024
 """The server's own limit of rows in one execution."""
@@ -36,12 +37,14 @@ class Model:
         inputs: Sequence[Spec] | None = None,
         batchable: bool = False,
         max_rows: int = 0,
+        policy: model_pb2.BatchingPolicy = model_pb2.BATCHING_POLICY_UNSPECIFIED,
+        has_manifest: bool = True,
     ) -> None:
         """`inputs` are the session's with the limits of their open axes; without them the session's own say all.
 
         `features` is how features become tensors or, where the model takes tensors only, why.
 
-        `max_rows` is the package's own limit of rows in one execution, 0 for none.
+        `max_rows` is the package's own limit of rows in one execution, 0 for none, and `policy` how it wants to be run.
         """
         self.model_id = model_id
         self.version = version
@@ -50,7 +53,11 @@ class Model:
         self.inputs: Sequence[Spec] = session.inputs if inputs is None else inputs
         self.features = features
         self.batchable = batchable
-        self._max_rows = min(max_rows or OWN_MAX_ROWS, OWN_MAX_ROWS)
+        self.policy = policy
+        self.has_manifest = has_manifest
+        self.measured = Measured()
+        self.most_rows = min(max_rows or OWN_MAX_ROWS, OWN_MAX_ROWS)
+        """Most rows in one execution, where rows share one at all."""
 
     @property
     def outputs(self) -> Sequence[Spec]:
@@ -60,7 +67,19 @@ class Model:
     @property
     def max_rows(self) -> int:
         """Most rows in one execution: at least 1, and 1 where the model is not batchable."""
-        return self._max_rows if self.batchable else 1
+        return self.most_rows if self.batchable else 1
+
+    @property
+    def open_axes(self) -> bool:
+        """Whether the graph leaves axis 0 of all inputs and outputs open."""
+        specs = (*self.session.inputs, *self.session.outputs)
+        return bool(self.session.inputs) and all(not spec.unranked and spec.shape[:1] == (-1,) for spec in specs)
+
+    def learnt(self, measured: Measured) -> None:
+        """What its executions showed at load, before anybody else has it: it does not change from then on."""
+        self.measured = measured
+        if measured.unbatchable_reason:
+            self.batchable = False
 
     def plan(self) -> Plan:
         """How features become tensors. Raises Fault METHOD_NOT_SUPPORTED where the model takes tensors only."""
@@ -69,17 +88,35 @@ class Model:
             raise Fault(Reason.METHOD_NOT_SUPPORTED, text).at(self.model_id, self.version)
         return self.features
 
-    def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
-        """As Session.run, but every failure is a Fault."""
+    def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call, *, requests: int = 1) -> list[Tensor]:
+        """As Session.run, but every failure is a Fault. The inputs are those of so many requests."""
+        call.requests = requests
         try:
-            return self.session.run(inputs, wanted, call)
+            outputs = self.session.run(inputs, wanted, call)
         except SessionError as error:
             raise self.failed(str(error)) from error
+        except OutputTooLargeError as error:
+            raise answer_too_large(error.size, error.most).at(self.model_id, self.version) from None
+        if requests == 1:
+            self.check_size(outputs, call)
+        return outputs
+
+    def check_size(self, outputs: Sequence[Tensor], call: Call) -> None:
+        """Raises Fault where one request's outputs are larger than may be."""
+        if call.max_output_bytes:
+            size = sum(tensor.nbytes for tensor in outputs)
+            if size > call.max_output_bytes:
+                raise answer_too_large(size, call.max_output_bytes).at(self.model_id, self.version)
 
     def failed(self, why: str) -> Fault:
         """The fault of a model that failed on an input."""
         text = f"model {quote(self.model_id)} version {shown(self.version)} failed on this input: {fault.scrub(why)}"
         return Fault(Reason.MODEL_EXECUTION_FAILED, text).at(self.model_id, self.version)
+
+
+def answer_too_large(size: int, limit: int) -> Fault:
+    """The fault of an answer that is larger than may be sent, in bytes."""
+    return Fault(Reason.OUTPUT_TOO_LARGE, f"the answer of {size} bytes is larger than the limit of {limit} bytes")
 
 
 _KINDS = {

@@ -9,21 +9,38 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from concord_server import fault
+from concord_server.fault import Fault
 from concord_server.tensor import Spec, Tensor
 
-__all__ = ["Call", "Session", "SessionError"]
+__all__ = ["Call", "OutputTooLargeError", "Session", "SessionError"]
 
 
 class SessionError(Exception):
     """ONNX Runtime refused a graph, or failed on these inputs; the text is its own message, not yet fit for callers."""
 
 
+class OutputTooLargeError(Exception):
+    """A run's outputs hold more bytes than its caller takes; nothing of them was copied."""
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(f"outputs of {size} bytes, the most is {most}")
+        self.size = size
+        self.most = most
+
+
 class Call:
     """What the caller of a run still wants: a deadline and whether it has gone. Safe for threads."""
 
-    def __init__(self, deadline: float | None = None) -> None:
+    __slots__ = ("_cancelled", "_deadline", "_lock", "_most_seconds", "_on_cancel", "max_output_bytes", "requests")
+
+    def __init__(self, deadline: float | None = None, max_output_bytes: int = 0) -> None:
         """`deadline` is a time of time.monotonic(), in seconds; None is none."""
         self._deadline = deadline
+        self._most_seconds = 0.0
+        self.max_output_bytes = max_output_bytes
+        """Most bytes of outputs for one request; 0 is any."""
+        self.requests = 1
+        """Requests that share the run."""
         self._cancelled = False
         self._lock = threading.Lock()
         self._on_cancel: Callable[[], None] | None = None
@@ -36,12 +53,42 @@ class Call:
         if terminate is not None:
             terminate()
 
+    @property
+    def deadline(self) -> float | None:
+        """A time of time.monotonic(); None is none."""
+        return self._deadline
+
+    def within(self, seconds: float) -> None:
+        """Sets the server's own limit: a deadline that is no later than so many seconds from now."""
+        latest = time.monotonic() + seconds
+        if self._deadline is None or self._deadline > latest:
+            self._deadline = latest
+            self._most_seconds = seconds
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has gone."""
+        return self._cancelled
+
     def check(self) -> None:
         """Raises the Fault of a call that has ended."""
+        ended = self.ended()
+        if ended is not None:
+            raise ended
+
+    def ended(self) -> Fault | None:
+        """The Fault of a call that has ended; None where it goes on."""
         if self._cancelled:
-            raise fault.cancelled()
+            return fault.cancelled()
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise fault.deadline_exceeded()
+            return self.expired()
+        return None
+
+    def expired(self) -> Fault:
+        """The Fault of a call whose deadline has passed."""
+        if self._most_seconds:
+            return fault.too_long(self._most_seconds)
+        return fault.deadline_exceeded()
 
     def begin(self, terminate: Callable[[], None]) -> None:
         """Says how to end the run that begins now. Raises Fault where it must not begin."""
@@ -72,6 +119,7 @@ class Session(Protocol):
     def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
         """Takes a tensor for each input, in order, and gives the outputs whose indices are wanted, in that order.
 
-        Raises the call's Fault where it has ended, before or during the run; SessionError where ONNX Runtime failed on
-        these inputs.
+        Raises the call's Fault where it has ended, before or during the run; OutputTooLargeError where the outputs hold
+        more than the call's max_output_bytes for each of its requests; SessionError where ONNX Runtime failed on these
+        inputs.
         """

@@ -134,6 +134,8 @@ class OrtSession:
                         raise
             finally:
                 call.end()
+            if call.max_output_bytes:
+                got.within(call.max_output_bytes * call.requests)
             return [got.take(at) for at in range(got.count)]
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from concord_server.model import SessionError
+from concord_server.model import OutputTooLargeError, SessionError
 from concord_server.ort.api import Api
-from concord_server.tensor import DType, Tensor, dtype_name
+from concord_server.tensor import FRAMED_STRING, DType, Tensor, dtype_name
 
 __all__ = ["Values"]
 
@@ -76,6 +77,24 @@ class Values:
             api.check(api.GetResizedStringTensorElementBuffer(value, i, len(string), byref(buffer)))
             if string:
                 ctypes.memmove(buffer.value or 0, string, len(string))
+
+    def within(self, most: int) -> None:
+        """Raises OutputTooLargeError where the values hold more bytes than that, as Tensor.nbytes counts them."""
+        size = sum(self._size(value) for value in self.pointers)
+        if size > most:
+            raise OutputTooLargeError(size, most)
+
+    def _size(self, value: int | None) -> int:
+        api = self._api
+        if not value:
+            return 0
+        number, lengths, rank = c_int(), POINTER(c_int64)(), c_size_t()
+        api.check(api.GetTensorElementTypeAndShapeDataReference(value, byref(number), byref(lengths), byref(rank)))
+        count: int = math.prod(lengths[: rank.value])
+        dtype = _DTYPES.get(number.value)
+        if dtype is DType.STRING:
+            return api.count("GetStringTensorDataLength", value) + FRAMED_STRING * count
+        return count * int(dtype.storage.itemsize) if dtype else 0
 
     def take(self, at: int) -> Tensor:
         """The tensor that value `at` holds; from now on it owns the value, and shares its memory."""

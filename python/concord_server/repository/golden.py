@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ from concord_server.model.generation import shortest
 from concord_server.repository.disk import RefusedError
 from concord_server.tensor import DType, Tensor, dtype_name, float32_of, from_wire, shape_text
 
-__all__ = ["self_test"]
+__all__ = ["golden_rows", "self_test"]
 
 _GOLDEN = "golden.binpb"
+_MOST_ROWS = 32  # that are more than proved
 
 
 def self_test(model: Model, data: bytes) -> None:
@@ -44,6 +46,23 @@ def self_test(model: Model, data: bytes) -> None:
             _ask(near, model, case)
         except (RefusedError, Fault) as error:
             raise RefusedError(f"golden case {i}: {error}") from error
+
+
+def golden_rows(model: Model, data: bytes) -> Sequence[tuple[Sequence[Tensor], Sequence[int]]]:
+    """The inputs and the wanted outputs of the first golden cases that are one row, of a model that answered all."""
+    rows: list[tuple[Sequence[Tensor], Sequence[int]]] = []
+    for case in golden_pb2.GoldenSet.FromString(data).cases[:_MOST_ROWS]:
+        if model.kind == model_pb2.MODEL_KIND_TENSOR:
+            inputs, wanted = decode_tensors(model, case.tensors.inputs, case.tensors.output_names)
+            if not model.batchable or all(tensor.array.shape[:1] == (1,) for tensor in inputs):
+                rows.append((inputs, wanted))
+            elif all(len(tensor.array) == len(inputs[0].array) > 0 for tensor in inputs):
+                first = [Tensor(tensor.dtype, tensor.array[:1]) for tensor in inputs]
+                rows.append((first, wanted))
+        else:
+            plan = model.plan()
+            rows.append((plan.decode(case.features.features), plan.wanted))
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Protocol
 from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 
-from concord_server import feature
+from concord_server import batch, feature
 from concord_server.fault import quote, scrub
 from concord_server.model import Model, Session, SessionError, kind_text
 from concord_server.repository.disk import RefusedError, open_directory
-from concord_server.repository.golden import self_test
+from concord_server.repository.golden import golden_rows, self_test
 from concord_server.repository.package import Contents, read
 from concord_server.repository.version import About
 from concord_server.tensor import Spec
@@ -51,8 +51,9 @@ def load_version(
     except SessionError as error:
         raise RefusedError(scrub(str(error))) from error
     golden = contents.golden
+    steady = batch.steady(contents.graph)
     contents.graph, contents.external = b"", {}  # ONNX Runtime has its own copy now
-    return _assemble(model_id, number, kind, contents, session, golden)
+    return _assemble(model_id, number, kind, contents, session, golden, steady)
 
 
 def check_kind(manifest: manifest_pb2.Manifest | None) -> model_pb2.ModelKind:
@@ -66,12 +67,21 @@ def check_kind(manifest: manifest_pb2.Manifest | None) -> model_pb2.ModelKind:
 
 
 def _assemble(
-    model_id: str, number: str, kind: model_pb2.ModelKind, contents: Contents, session: Session, golden: bytes
+    model_id: str,
+    number: str,
+    kind: model_pb2.ModelKind,
+    contents: Contents,
+    session: Session,
+    golden: bytes,
+    steady: bool,
 ) -> tuple[Model, About]:
     """Holds the manifest against the graph, and lets the model prove itself."""
     manifest = contents.manifest
     batchable = manifest.batching.batchable if manifest else False
     max_rows = manifest.batching.max_batch_rows if manifest else 0
+    policy = manifest.batching.policy if manifest else model_pb2.BATCHING_POLICY_UNSPECIFIED
+    if policy == model_pb2.BATCHING_POLICY_ADAPTIVE and not batchable:
+        raise RefusedError("batching: policy ADAPTIVE: expected batchable, got a model that is not")
     if batchable:
         _check_batchable("input", session.inputs)
         _check_batchable("output", session.outputs)
@@ -87,11 +97,24 @@ def _assemble(
         except feature.BindError as error:
             features = str(error)
     model = Model(
-        model_id, number, kind, session, inputs=inputs, features=features, batchable=batchable, max_rows=max_rows
+        model_id,
+        number,
+        kind,
+        session,
+        inputs=inputs,
+        features=features,
+        batchable=batchable,
+        max_rows=max_rows,
+        policy=policy,
+        has_manifest=manifest is not None,
     )
     if manifest is None:
+        neutral = batch.neutral_row(session.inputs)
+        rows = [] if neutral is None else [(neutral, range(len(session.outputs)))]
+        model.learnt(batch.measure(model, rows, steady=steady))
         return model, About("", verified=False, parity=None, max_batch_rows=0, ready_time=time.time())
     self_test(model, golden)
+    model.learnt(batch.measure(model, golden_rows(model, golden), steady=steady))
     parity = manifest.parity if manifest.HasField("parity") else None
     quality = tuple(manifest.quality)
     return model, About(manifest.description, True, parity, max_rows, time.time(), quality)

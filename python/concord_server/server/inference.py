@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from concord_proto.inference.v1 import inference_service_pb2
 
 from concord_server import batch
+from concord_server.batch import Engine
 from concord_server.fault import Fault, Reason, quote
 from concord_server.feature import EncodeError, Plan
-from concord_server.model import Call, Model, check_config, check_name, kind_text
+from concord_server.model import Model, check_config, check_name, kind_text
 from concord_server.repository import Repository
+from concord_server.server.guard import Received
 from concord_server.server.request import check_batch, logged, request_id_of
 from concord_server.server.status import status_of
 from concord_server.tensor import Tensor
@@ -25,63 +28,101 @@ BatchPredictResponse = inference_service_pb2.BatchPredictResponse
 BatchPredictResult = inference_service_pb2.BatchPredictResult
 
 
+# What is larger is read and written off the event loop, which others wait for.
+_LARGE_FEATURES = 16 << 10
+_LARGE_OUTPUTS = 64 << 10
+
+
 class _Asked:
-    """One request on its way: the version that answers, and its tensors."""
+    """One request on its way: the version that answers, and later its tensors."""
 
-    __slots__ = ("model", "plan", "request_id", "row")
+    __slots__ = ("features", "index", "model", "plan", "request_id", "row")
 
-    def __init__(self, request_id: str, model: Model, plan: Plan, row: list[Tensor]) -> None:
+    def __init__(self, index: int, request_id: str, model: Model, plan: Plan, request: PredictRequest) -> None:
+        self.index = index
         self.request_id = request_id
         self.model = model
         self.plan = plan
-        self.row = row
+        self.features = request.features
+        self.row: list[Tensor] = []
+
+    def decode(self) -> None:
+        """Makes the tensors. Raises Fault."""
+        try:
+            self.row = self.plan.decode(self.features)
+        except Fault as failure:
+            raise failure.at(self.model.model_id, self.model.version) from None
 
 
 class Inference:
-    """Answers requests in whatever thread it is called. All failures are Faults."""
+    """Answers requests on the event loop. All failures are Faults."""
 
-    def __init__(self, repository: Repository, max_batch_requests: int) -> None:
+    def __init__(self, repository: Repository, engine: Engine, max_batch_requests: int) -> None:
         self._repository = repository
+        self._engine = engine
         self._max_batch_requests = max_batch_requests
 
-    def predict(self, request: PredictRequest, begin: float, queue_seconds: float, call: Call) -> PredictResponse:
-        """Answers one request; `begin` is when it came, by time.perf_counter()."""
+    async def predict(self, received: Received[PredictRequest]) -> PredictResponse:
+        """Answers one request."""
+        request, engine = received.message, self._engine
         request_id = request_id_of(request.request_id)
         try:
-            asked = self._ask(request_id, request)
-            result = batch.one(asked.model, asked.row, asked.plan.wanted, call)
-            return _answer(asked, result, begin, queue_seconds)
+            asked = self._ask(0, request_id, request)
+            if received.size > _LARGE_FEATURES:
+                await engine.off_loop(asked.decode)
+            else:
+                asked.decode()
+            result = await engine.answer(asked.model, asked.row, asked.plan.wanted, received.call)
+            if sum(tensor.array.nbytes for tensor in result.outputs) > _LARGE_OUTPUTS:
+                return await engine.off_loop(lambda: _answer(asked, result, received.begin))
+            return _answer(asked, result, received.begin)
         except Fault as failure:
             raise logged(request_id, failure) from None
 
-    def batch_predict(
-        self, request: BatchPredictRequest, begin: float, queue_seconds: float, call: Call
-    ) -> BatchPredictResponse:
+    async def batch_predict(self, received: Received[BatchPredictRequest]) -> BatchPredictResponse:
         """Answers many requests, each with a result of its own, in their order."""
-        count = len(request.requests)
-        check_batch(count, self._max_batch_requests)
-        results: list[BatchPredictResult | None] = [None] * count
-        groups: dict[int, list[tuple[int, _Asked]]] = {}  # by version, in order
-        for i, one in enumerate(request.requests):
+        requests, call, engine = received.message.requests, received.call, self._engine
+        check_batch(len(requests), self._max_batch_requests)
+        results: list[BatchPredictResult | None] = [None] * len(requests)
+        asked: list[_Asked] = []
+        for i, one in enumerate(requests):
             request_id = request_id_of(one.request_id)
             try:
-                asked = self._ask(request_id, one)
+                asked.append(self._ask(i, request_id, one))
             except Fault as failure:
                 results[i] = _failed(request_id, failure)
-            else:
-                groups.setdefault(id(asked.model), []).append((i, asked))
-        for group in groups.values():
-            head = group[0][1]
-            ran = batch.run(head.model, [asked.row for _, asked in group], head.plan.wanted, call)
+        large = received.size > _LARGE_FEATURES
+
+        def decode() -> dict[int, list[_Asked]]:
+            groups: dict[int, list[_Asked]] = {}  # by version, in order
+            for one in asked:
+                try:
+                    one.decode()
+                except Fault as failure:
+                    results[one.index] = _failed(one.request_id, failure)
+                else:
+                    groups.setdefault(id(one.model), []).append(one)
+            return groups
+
+        for group in (await engine.off_loop(decode) if large else decode()).values():
+            head = group[0]
+            ran = await engine.answer_all(head.model, [one.row for one in group], head.plan.wanted, call)
             # No one reads the results of a call that has ended.
             call.check()
-            for (i, asked), result in zip(group, ran, strict=True):
-                try:
-                    if isinstance(result, Fault):
-                        raise result
-                    results[i] = BatchPredictResult(response=_answer(asked, result, begin, queue_seconds))
-                except Fault as failure:
-                    results[i] = _failed(asked.request_id, failure)
+
+            def encode(group: Sequence[_Asked] = group, ran: Sequence[batch.Result | Fault] = ran) -> None:
+                for one, result in zip(group, ran, strict=True):
+                    try:
+                        if isinstance(result, Fault):
+                            raise result
+                        results[one.index] = BatchPredictResult(response=_answer(one, result, received.begin))
+                    except Fault as failure:
+                        results[one.index] = _failed(one.request_id, failure)
+
+            if large:
+                await engine.off_loop(encode)
+            else:
+                encode()
         return BatchPredictResponse(results=[result for result in results if result is not None])
 
     def stream_predict(self, request: PredictRequest) -> Fault:
@@ -103,17 +144,18 @@ class Inference:
                 raise failure.at(request.model_id) from None
         return self._repository.resolve(request.model_id, request.model_version)
 
-    def _ask(self, request_id: str, request: PredictRequest) -> _Asked:
-        """Takes a request as far as its tensors."""
+    def _ask(self, index: int, request_id: str, request: PredictRequest) -> _Asked:
+        """Takes a request as far as its queue: where that is full, the features are not worth reading."""
         model = self._find(request)
         try:
             plan = model.plan()
-            return _Asked(request_id, model, plan, plan.decode(request.features))
+            self._engine.check_room(model)
+            return _Asked(index, request_id, model, plan, request)
         except Fault as failure:
             raise failure.at(model.model_id, model.version) from None
 
 
-def _answer(asked: _Asked, result: batch.Result, begin: float, queue_seconds: float) -> PredictResponse:
+def _answer(asked: _Asked, result: batch.Result, begin: float) -> PredictResponse:
     model = asked.model
     response = PredictResponse(request_id=asked.request_id, model_version=model.version)
     try:
@@ -121,7 +163,7 @@ def _answer(asked: _Asked, result: batch.Result, begin: float, queue_seconds: fl
     except EncodeError as error:
         raise model.failed(str(error)) from error
     timing = response.timing
-    timing.queue_ms = queue_seconds * 1e3
+    timing.queue_ms = result.queue_seconds * 1e3
     timing.compute_ms = result.compute_seconds * 1e3
     timing.batch_rows = result.rows
     response.latency_ms = (time.perf_counter() - begin) * 1e3

@@ -9,6 +9,7 @@ import grpc
 
 from concord_server import fault, telemetry
 from concord_server.fault import Fault, Reason, shown
+from concord_server.model import answer_too_large
 from concord_server.server.status import code_of
 
 __all__ = ["answer_too_large", "check_batch", "logged", "request_id_of"]
@@ -28,11 +29,6 @@ def check_batch(requests: int, most: int) -> None:
     if requests > most:
         text = f"expected at most {most} requests, got {requests}"
         raise fault.invalid(Reason.BATCH_TOO_LARGE, "requests", text)
-
-
-def answer_too_large(size: int, limit: int) -> Fault:
-    """The fault of an answer that is larger than may be sent, in bytes."""
-    return Fault(Reason.OUTPUT_TOO_LARGE, f"the answer of {size} bytes is larger than the limit of {limit} bytes")
 
 
 def logged(request_id: str, failure: Fault) -> Fault:

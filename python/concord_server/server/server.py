@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
 from concord_proto.inference.v1 import inference_service_pb2, model_catalog_service_pb2, model_inference_pb2
 from google.protobuf.message import Message
 
-from concord_server.batch import Executor
+from concord_server.batch import Engine
 from concord_server.fault import Fault, Reason
-from concord_server.model import Call
 from concord_server.repository import Repository
 from concord_server.server.catalog import Catalog
 from concord_server.server.guard import Guard, Received
@@ -44,19 +43,20 @@ class Server(Listener):
         self,
         repository: Repository,
         health: Health,
-        executor: Executor,
+        engine: Engine,
         *,
         max_message_bytes: int,
         max_batch_requests: int,
         reflection: bool,
+        max_request_seconds: float = 300,
     ) -> None:
         self._health = health
-        self._executor = executor
+        self._max_request_seconds = max_request_seconds
         self._draining = False
         self._guard = Guard(max_message_bytes)
         methods = self._make_methods(
-            Inference(repository, max_batch_requests),
-            TensorInference(repository, max_batch_requests, max_message_bytes),
+            Inference(repository, engine, max_batch_requests),
+            TensorInference(repository, engine, max_batch_requests, max_message_bytes),
             Catalog(repository),
         )
         super().__init__(self._guard, health, (_INFERENCE, _TENSORS, _CATALOG), methods, reflection=reflection)
@@ -95,11 +95,11 @@ class Server(Listener):
 
         guard = self._guard
         unary: list[tuple[str, type[Message], Any]] = [
-            (f"/{_INFERENCE}/Predict", predict, self._in_thread(inference.predict)),
-            (f"/{_INFERENCE}/BatchPredict", batch_predict, self._in_thread(inference.batch_predict)),
+            (f"/{_INFERENCE}/Predict", predict, self._running(inference.predict)),
+            (f"/{_INFERENCE}/BatchPredict", batch_predict, self._running(inference.batch_predict)),
             (f"/{_INFERENCE}/Check", inference_service_pb2.HealthCheckRequest, check),
-            (f"/{_TENSORS}/Predict", model_inference_pb2.PredictionRequest, self._in_thread(tensors.predict)),
-            (f"/{_TENSORS}/BatchPredict", batch_tensors, self._in_thread(tensors.batch_predict)),
+            (f"/{_TENSORS}/Predict", model_inference_pb2.PredictionRequest, self._running(tensors.predict)),
+            (f"/{_TENSORS}/BatchPredict", batch_tensors, self._running(tensors.batch_predict)),
             (f"/{_CATALOG}/ListModels", model_catalog_service_pb2.ListModelsRequest, self._direct(catalog.list_models)),
             (f"/{_CATALOG}/GetModel", model_catalog_service_pb2.GetModelRequest, self._direct(catalog.get_model)),
         ]
@@ -108,13 +108,13 @@ class Server(Listener):
         methods[name] = guard.server_streaming(name, predict, stream_predict)
         return methods
 
-    def _in_thread(self, work: Callable[[Q, float, float, Call], R]) -> Callable[[Received[Q]], Any]:
-        """A method that runs models: in a thread, so that the event loop goes on answering."""
+    def _running(self, work: Callable[[Received[Q]], Awaitable[R]]) -> Callable[[Received[Q]], Any]:
+        """A method that runs models: no longer than the server's own limit, whatever the caller's deadline."""
 
         async def behavior(received: Received[Q]) -> R:
             self._refuse_while_draining()
-            call, message, begin = received.call, received.message, received.begin
-            return await self._executor.run(call, lambda waited: work(message, begin, waited, call))
+            received.call.within(self._max_request_seconds)
+            return await work(received)
 
         return behavior
 

@@ -100,7 +100,8 @@ def status_of(fault: Fault) -> status_pb2.Status:
                 break
         status.details.add().Pack(bad)
     if retry_seconds:
-        delay = Duration(seconds=int(retry_seconds), nanos=int(retry_seconds % 1 * 1e9))
+        retry_seconds = fault.retry_seconds or retry_seconds
+        delay = Duration(seconds=int(retry_seconds), nanos=round(retry_seconds % 1 * 1e3) * 1_000_000)
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
 
@@ -111,4 +112,5 @@ def trailers_of(fault: Fault) -> tuple[tuple[str, str | bytes], ...]:
     if fault.reason is not Reason.QUEUE_FULL:
         return (status,)
     # gRPC's clients that retry by themselves wait so long.
-    return (status, ("grpc-retry-pushback-ms", str(round(TABLE[fault.reason].retry_seconds * 1000))))
+    seconds = fault.retry_seconds or TABLE[fault.reason].retry_seconds
+    return (status, ("grpc-retry-pushback-ms", str(round(seconds * 1000))))

@@ -476,14 +476,14 @@ def test_a_process_follows_its_repository(kit: SimpleNamespace, tmp_path: Path, 
 async def test_requests_that_failed_keep_no_model(followed: Followed) -> None:
     import grpc
     from concord_proto.inference.v1 import inference_service_pb2_grpc
-    from concord_server.batch import Executor
+    from concord_server.batch import Engine
     from concord_server.server import Health, Server
 
     followed.write("1", b"1")
     followed.start()
-    executor = Executor()
+    engine = Engine()
     limits = {"max_message_bytes": 1 << 20, "max_batch_requests": 10}
-    server = Server(followed.repository, Health([""]), executor, **limits, reflection=False)
+    server = Server(followed.repository, Health([""]), engine, **limits, reflection=False)
     port = await server.start("127.0.0.1:0")
     gc.collect()
     gc.disable()
@@ -501,4 +501,4 @@ async def test_requests_that_failed_keep_no_model(followed: Followed) -> None:
     finally:
         gc.enable()
         await server.stop(0)
-        executor.close()
+        engine.close()

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from concord_proto.inference.v1 import inference_service_pb2, model_catalog_service_pb2, model_pb2
-from concord_server.batch import Executor
+from concord_server.batch import Engine, Policy, Settings
 from concord_server.model import Session
 from concord_server.repository import Repository
 from concord_server.server import Health, HttpListener, Server
@@ -124,8 +124,10 @@ async def start(kit: SimpleNamespace, tmp_path: Path) -> AsyncIterator[Start]:
             served.open.set()
         repository = Repository(root, lambda _graph, _files: served, changed=health.set_model)
         options: dict[str, Any] = {"max_message_bytes": 1 << 20, "max_batch_requests": 20, "reflection": True, **more}
-        executor = Executor(4)
-        server = Server(repository, health, executor, **options)
+        # What a test holds up must not hold up the event loop.
+        held = Settings(policy=Policy.DIRECT) if isinstance(served, kit.Gate) else Settings()
+        engine = Engine(lambda _model_id: held)
+        server = Server(repository, health, engine, **options)
         repository.list()
         port = await server.start("127.0.0.1:0", None)
         repository.load()
