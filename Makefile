@@ -39,7 +39,7 @@ $(GO_TOOLS): go/tools/go.mod go/tools/go.sum
 
 .PHONY: lock
 lock: $(VENV) ## resolve requirements/*.in anew into the lock files
-	cd requirements && for f in serve export dev; do ../.venv/bin/pip-compile --quiet --strip-extras --generate-hashes \
+	cd requirements && for f in serve export dev gpu; do ../.venv/bin/pip-compile --quiet --strip-extras --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe -o $$f.lock $$f.in; done
 
 # --- contract --------------------------------------------------------------------------------------------------------
@@ -178,6 +178,18 @@ soak-both:
 	$(SOAK) --name go --report reports/soak/go -- bin/inference-server & go=$$!; \
 	$(SOAK) --name python --report reports/soak/python -- $(PY) -m concord_server || failed=1; \
 	wait $$go || failed=1; test -z "$${failed:-}"
+
+# The packages for a GPU hold the same files as those for the CPU, so they live in an environment of their own.
+GPU_VENV := build/gpu-venv/.stamp
+
+$(GPU_VENV): requirements/gpu.lock
+	rm -rf build/gpu-venv && $(PYTHON) -m venv build/gpu-venv
+	build/gpu-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/gpu.lock
+	touch $@
+
+.PHONY: gpu-check
+gpu-check: build models $(GPU_VENV) ## on a machine with a GPU: both servers on it against the CPU, throughput, memory; 3 GB of downloads at first
+	$(PY) bench/gpu_check.py --gpu-python build/gpu-venv/bin/python --report docs/benchmarks
 
 .PHONY: clean
 clean: ## remove what was built; .venv and certs stay

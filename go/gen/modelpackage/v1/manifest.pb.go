@@ -191,7 +191,7 @@ func (x *Manifest) GetGpuClasses() []*DeviceClass {
 }
 
 // DeviceClass is how near the elements of one dtype are on another device, added to a golden set's own tolerances:
-// |answer - expected| <= absolute_tolerance + relative_tolerance * |expected|. What a manifest does not say: FLOAT64 1e-9 and 1e-9, FLOAT32
+// |answer - expected| <= absolute_tolerance + relative_tolerance * |expected|. What a manifest does not say: DOUBLE 1e-9 and 1e-9, FLOAT
 // 1e-5 and 1e-3, FLOAT16 1e-3 and 1e-2, BFLOAT16 1e-2 and 5e-2. All other types are equal.
 type DeviceClass struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
