@@ -46,7 +46,7 @@ CALL_SECONDS = 60
 LIMIT = ("grpc.max_receive_message_length", -1)
 
 # What modelpackage.v1.DeviceClass says of a dtype that a manifest does not name: absolute, relative.
-CLASSES = {
+CLASSES: dict[int, tuple[float, float]] = {
     tensor_pb2.DATA_TYPE_DOUBLE: (1e-9, 1e-9),
     tensor_pb2.DATA_TYPE_FLOAT: (1e-5, 1e-3),
     tensor_pb2.DATA_TYPE_FLOAT16: (1e-3, 1e-2),
@@ -134,7 +134,9 @@ def commands(arguments: argparse.Namespace) -> dict[str, dict[str, tuple[list[st
 
 def classes_of(manifest: manifest_pb2.Manifest) -> dict[int, tuple[float, float]]:
     """The class of each dtype for a model."""
-    own = {c.dtype: (c.absolute_tolerance, c.relative_tolerance) for c in manifest.gpu_classes}
+    own: dict[int, tuple[float, float]] = {
+        c.dtype: (c.absolute_tolerance, c.relative_tolerance) for c in manifest.gpu_classes
+    }
     return {**CLASSES, **own}
 
 
