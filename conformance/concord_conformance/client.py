@@ -188,7 +188,7 @@ class Client:
                 channel = channels[number % len(channels)]
                 made: list[Exchange] = []
                 for turn in range(rounds):
-                    if made and live.over:
+                    if made and (live.over or live.rest(call.pause_ms / 1000)):
                         break
                     made.append(self._call(channel, call, expect, number * rounds + turn, live))
                     live.one_ended()

@@ -22,10 +22,18 @@ class Live:
         self._calls: list[_Cancellable] = []
         self._messages = 0
         self._first_end: float | None = None
-        # The callers make no further call.
-        self.over = False
+        self._over = threading.Event()
         # The client has cancelled.
         self.cancelled = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the callers make no further call."""
+        return self._over.is_set()
+
+    def rest(self, seconds: float) -> bool:
+        """A pause of a caller, which ends early when there is to be no further call; tells whether it did."""
+        return self._over.wait(seconds) if seconds > 0 else False
 
     def add(self, call: _Cancellable) -> None:
         """A call has been sent; where the client cancelled meanwhile, this one too."""
@@ -55,12 +63,13 @@ class Live:
 
     def finish(self) -> None:
         """Every caller ends with the call that it is at."""
-        self.over = True
+        self._over.set()
 
     def cancel(self) -> None:
         """Cancels what is under way, and every call that was about to be made."""
         with self._lock:
-            self.over = self.cancelled = True
+            self.cancelled = True
+            self._over.set()
             calls = list(self._calls)
         # Not under the lock: a callback of the library may come back here.
         for call in calls:

@@ -94,7 +94,7 @@ def parse_metrics(text: str, *, open_metrics: bool = False) -> Scrape:
         for family in read(text):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             own = tuple(
-                Series(one.name, dict(one.labels), float(one.value))
+                Series(one.name, _labels(one.labels), float(one.value))
                 for one in family.samples
                 if not one.name.endswith("_created")
             )
@@ -109,6 +109,11 @@ def parse_metrics(text: str, *, open_metrics: bool = False) -> Scrape:
             raise MetricsError(f"metrics: {_shown(one.name, one.labels)} is there twice")
         seen.add(key)
     return Scrape(tuple(series), types, members)
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """A bucket's bound is a number: "1.0" and "1" are one bound."""
+    return {key: f"{float(value):g}" if key == "le" else value for key, value in labels.items()}
 
 
 def metrics_problems(expect: suite_pb2.MetricsExpectation, now: Scrape, before: Scrape | None) -> list[str]:

@@ -220,7 +220,7 @@ def _check_step(step: suite_pb2.Step, where: str) -> None:
         _check_expectation(share.expect, f"{where}: shares[{number}].expect")
     if step.background and (step.until or step.while_running):
         raise SuiteError(f"{where}: a background call is judged later: no until, no while_running")
-    for name in ("batch_size", "deadline_ms", "cancel_after_ms", "repeat", "concurrency", "connections"):
+    for name in ("batch_size", "deadline_ms", "cancel_after_ms", "repeat", "concurrency", "connections", "pause_ms"):
         if getattr(call, name) < 0:
             raise SuiteError(f"{where}: call.{name}: expected at least 0")
     try:

@@ -1346,7 +1346,9 @@ type Call struct {
 	// How many connections the callers share; 0 is the runner's own connection.
 	Connections int32 `protobuf:"varint,29,opt,name=connections,proto3" json:"connections,omitempty"`
 	// Bytes added behind those of append_hex.
-	AppendPieces  []*RepeatedHex `protobuf:"bytes,30,rep,name=append_pieces,json=appendPieces,proto3" json:"append_pieces,omitempty"`
+	AppendPieces []*RepeatedHex `protobuf:"bytes,30,rep,name=append_pieces,json=appendPieces,proto3" json:"append_pieces,omitempty"`
+	// How long each caller rests between its calls, in milliseconds: load that leaves the machine to others.
+	PauseMs       int32 `protobuf:"varint,31,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1580,6 +1582,13 @@ func (x *Call) GetAppendPieces() []*RepeatedHex {
 		return x.AppendPieces
 	}
 	return nil
+}
+
+func (x *Call) GetPauseMs() int32 {
+	if x != nil {
+		return x.PauseMs
+	}
+	return 0
 }
 
 type isCall_Rpc interface {
@@ -3387,7 +3396,7 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"%\n" +
 	"\x0fExitExpectation\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code\"\x97\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\"\xb2\n" +
 	"\n" +
 	"\x04Call\x128\n" +
 	"\apredict\x18\x01 \x01(\v2\x1c.inference.v1.PredictRequestH\x00R\apredict\x12H\n" +
@@ -3420,7 +3429,8 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x06repeat\x18\x1b \x01(\x05R\x06repeat\x12 \n" +
 	"\vconcurrency\x18\x1c \x01(\x05R\vconcurrency\x12 \n" +
 	"\vconnections\x18\x1d \x01(\x05R\vconnections\x12@\n" +
-	"\rappend_pieces\x18\x1e \x03(\v2\x1b.conformance.v1.RepeatedHexR\fappendPiecesB\x05\n" +
+	"\rappend_pieces\x18\x1e \x03(\v2\x1b.conformance.v1.RepeatedHexR\fappendPieces\x12\x19\n" +
+	"\bpause_ms\x18\x1f \x01(\x05R\apauseMsB\x05\n" +
 	"\x03rpc\"\xbe\x04\n" +
 	"\x04Fill\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x122\n" +

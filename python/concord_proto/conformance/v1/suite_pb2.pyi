@@ -210,7 +210,7 @@ class ExitExpectation(_message.Message):
     def __init__(self, code: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections", "append_pieces")
+    __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections", "append_pieces", "pause_ms")
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     BATCH_PREDICT_FIELD_NUMBER: _ClassVar[int]
     STREAM_PREDICT_FIELD_NUMBER: _ClassVar[int]
@@ -235,6 +235,7 @@ class Call(_message.Message):
     CONCURRENCY_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     APPEND_PIECES_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_MS_FIELD_NUMBER: _ClassVar[int]
     predict: _inference_service_pb2.PredictRequest
     batch_predict: _inference_service_pb2.BatchPredictRequest
     stream_predict: _inference_service_pb2.PredictRequest
@@ -259,7 +260,8 @@ class Call(_message.Message):
     concurrency: int
     connections: int
     append_pieces: _containers.RepeatedCompositeFieldContainer[RepeatedHex]
-    def __init__(self, predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., batch_predict: _Optional[_Union[_inference_service_pb2.BatchPredictRequest, _Mapping]] = ..., stream_predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionRequest, _Mapping]] = ..., tensor_batch_predict: _Optional[_Union[_model_inference_pb2.BatchPredictionRequest, _Mapping]] = ..., check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_watch: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., list_models: _Optional[_Union[_model_catalog_service_pb2.ListModelsRequest, _Mapping]] = ..., get_model: _Optional[_Union[_model_catalog_service_pb2.GetModelRequest, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationRequest, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionCall, _Mapping]] = ..., raw: _Optional[_Union[RawCall, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., append_hex: _Optional[str] = ..., batch_size: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadata, _Mapping]]] = ..., deadline_ms: _Optional[int] = ..., cancel_after_ms: _Optional[int] = ..., gzip: _Optional[bool] = ..., repeat: _Optional[int] = ..., concurrency: _Optional[int] = ..., connections: _Optional[int] = ..., append_pieces: _Optional[_Iterable[_Union[RepeatedHex, _Mapping]]] = ...) -> None: ...
+    pause_ms: int
+    def __init__(self, predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., batch_predict: _Optional[_Union[_inference_service_pb2.BatchPredictRequest, _Mapping]] = ..., stream_predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionRequest, _Mapping]] = ..., tensor_batch_predict: _Optional[_Union[_model_inference_pb2.BatchPredictionRequest, _Mapping]] = ..., check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_watch: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., list_models: _Optional[_Union[_model_catalog_service_pb2.ListModelsRequest, _Mapping]] = ..., get_model: _Optional[_Union[_model_catalog_service_pb2.GetModelRequest, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationRequest, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionCall, _Mapping]] = ..., raw: _Optional[_Union[RawCall, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., append_hex: _Optional[str] = ..., batch_size: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadata, _Mapping]]] = ..., deadline_ms: _Optional[int] = ..., cancel_after_ms: _Optional[int] = ..., gzip: _Optional[bool] = ..., repeat: _Optional[int] = ..., concurrency: _Optional[int] = ..., connections: _Optional[int] = ..., append_pieces: _Optional[_Iterable[_Union[RepeatedHex, _Mapping]]] = ..., pause_ms: _Optional[int] = ...) -> None: ...
 
 class Fill(_message.Message):
     __slots__ = ("path", "text", "indexed_text", "indexed_float", "indexed_int64", "floats", "int64s", "float_bits", "double_bits", "float_array_bits", "hex", "padding_to_message_bytes")
