@@ -58,15 +58,18 @@ class Repository:
         require_manifest: bool = False,
         admit: Admit = lambda _graph, _files: None,
         changed: Callable[[str, bool | None], None] = lambda _model_id, _ready: None,
+        state: Callable[[str, str, State | None], None] = lambda _model_id, _version, _state: None,
     ) -> None:
         """`changed` is called after each change of a model: its id, and whether a version of it is ready, or None where
-        the model has left the repository.
+        the model has left the repository. `state` is called after each change of a version's state: the model's id,
+        the version's number, and the state, or None where the version has left.
         """
         self._directory = directory
         self._load = load
         self._require_manifest = require_manifest
         self._admit = admit
         self._changed = changed
+        self._state = state
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="load")
         self._looking = threading.Lock()  # one look at a time
         self._missed: set[str] = set()  # models that the last look did not find
@@ -223,12 +226,13 @@ class Repository:
 
     def _drop_drained(self) -> None:
         """Takes the draining versions out that no request holds any more."""
-        entries = dict(self._entries)
-        for model_id, entry in self._entries.items():
+        before, entries = self._entries, dict(self._entries)
+        for model_id, entry in before.items():
             left = tuple(v for v in entry.versions if v.leaving is None or v.leaving() is not None)
             if len(left) < len(entry.versions):
                 entries[model_id] = replace(entry, versions=left)
         self._entries = entries
+        self._tell_states(before)
 
     def _publish(self, entries: Mapping[str, Entry]) -> None:
         before, self._entries = self._entries, entries
@@ -238,6 +242,18 @@ class Repository:
                 self._changed(model_id, ready)
         for model_id in before.keys() - entries.keys():
             self._changed(model_id, None)
+        self._tell_states(before)
+
+    def _tell_states(self, before: Mapping[str, Entry]) -> None:
+        entries = self._entries
+        for model_id in before.keys() | entries.keys():
+            old, new = before.get(model_id), entries.get(model_id)
+            if old is not new:
+                was = {version.number: version.state for version in old.versions} if old else {}
+                now = {version.number: version.state for version in new.versions} if new else {}
+                for number in was.keys() | now.keys():
+                    if was.get(number) is not now.get(number):
+                        self._state(model_id, number, now.get(number))
 
     def _begin(self) -> Sequence[Future[None]]:
         """Begins to load what has settled."""
