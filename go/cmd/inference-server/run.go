@@ -90,6 +90,11 @@ func openLibrary(settings config.Config) (library *ort.Runtime, path string, err
 	if err != nil {
 		return nil, "", fmt.Errorf("onnxruntime: %q: %w", path, err)
 	}
+	if settings.GPU >= 0 {
+		if library, err = library.OnGPU(settings.GPU); err != nil {
+			return nil, "", fmt.Errorf("device: %w", err)
+		}
+	}
 	return library, path, nil
 }
 
@@ -156,6 +161,11 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		MaxMessageBytes:  settings.MaxMessageBytes,
 		MaxBatchRequests: settings.MaxBatchRequests,
 		Log:              log,
+
+		MaxConcurrentStreams: settings.MaxConcurrentStreams,
+		MaxHeaderBytes:       settings.MaxHeaderBytes,
+		MaxConnectionAge:     settings.MaxConnectionAge,
+		ConnectionGrace:      settings.DrainGrace,
 	}
 	grpc := server.New(options)
 	served := make(chan error, 2)

@@ -348,6 +348,7 @@ func TestExitCodes(t *testing.T) {
 		{"configuration", []string{"--models", "/no/such"}, 2, "", `inference-server: models: expected a directory, got "/no/such", which is none`},
 		{"library beside the binary", []string{"--models", t.TempDir()}, 2, "", "inference-server: onnxruntime: expected libonnxruntime.so.1.31.1, got "},
 		{"library that is none", []string{"--models", t.TempDir(), "--onnxruntime", noLibrary}, 2, "", "inference-server: onnxruntime: "},
+		{"no GPU", []string{"--models", t.TempDir(), library, "--device=cuda:0"}, 2, "", "inference-server: device: expected a GPU at cuda:0, got none: "},
 		{"port in use", []string{"--models", t.TempDir(), library, "--http=off", "--listen", busy.Addr().String()}, 1, "", "address already in use"},
 		{"port of HTTP in use", []string{"--models", t.TempDir(), library, "--listen=127.0.0.1:0", "--http", busy.Addr().String()}, 1, "", "address already in use"},
 	} {

@@ -45,8 +45,8 @@ type Config struct {
 	AdmissionTimeout     time.Duration
 	AdmissionMemoryBytes int64
 
-	Device               string // "cpu" or "cuda:N"
-	Processes            int    // 1
+	GPU                  int // the number of the GPU that models run on; -1: the CPU
+	Processes            int // 1
 	Batching             Batching
 	ModelSettings        map[string]ModelSettings // of the models that have their own, by model id
 	MaxRequest           time.Duration            // at least 1 ms
@@ -79,7 +79,6 @@ const (
 	defaultAdmissionMS      = 60000
 	defaultAdmissionMemory  = 16 << 30
 	minAdmissionMemory      = 256 << 20
-	cpu                     = "cpu"
 	maxProcesses            = 64
 	defaultRequestMS        = 300000
 	defaultAgeMS            = 1800000
@@ -156,7 +155,7 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 	}
 	c.Reflection = orDefault(m.Reflection, loopback)
 	c.AdminReflection = orDefault(m.Reflection, true)
-	if c.Device, err = device(m.GetDevice()); err != nil {
+	if c.GPU, err = gpu(m.GetDevice()); err != nil {
 		return c, err
 	}
 	maxMessage := orDefault(m.MaxMessageBytes, defaultMaxMessageBytes)
@@ -192,18 +191,18 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 	return c, c.checkBatching(m)
 }
 
-var devices = regexp.MustCompile(`^(cpu|cuda:(0|[1-9][0-9]{0,3}))$`)
+var devices = regexp.MustCompile(`^cuda:(0|[1-9][0-9]{0,3})$`)
 
-// device checks where models are to run; nothing is the CPU.
-func device(text string) (string, error) {
-	switch {
-	case text == "" || text == cpu:
-		return cpu, nil
-	case !devices.MatchString(text):
-		return "", fmt.Errorf("device: expected cpu or cuda:N, got %q", text)
-	default:
-		return "", fmt.Errorf("device: expected cpu, got %q: this server runs on the CPU only", text)
+// gpu is the number of the GPU that models are to run on, -1 for the CPU; nothing is the CPU.
+func gpu(device string) (int, error) {
+	if device == "" || device == "cpu" {
+		return -1, nil
 	}
+	match := devices.FindStringSubmatch(device)
+	if match == nil {
+		return 0, fmt.Errorf("device: expected cpu or cuda:N, got %q", device)
+	}
+	return strconv.Atoi(match[1])
 }
 
 func isDirectory(name string) bool {

@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 		Models: models, Listen: "127.0.0.1:50051", HTTP: "127.0.0.1:9090", Reflection: true, MaxMessageBytes: 100 << 20,
 		MaxBatchRequests: 10000, DrainGrace: 30 * time.Second, IntraOpThreads: 1,
 		AdminReflection: true, RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
-		Device: "cpu", Processes: 1, Batching: Batching{Policy: Auto, MaxBatchRows: 64, MaxQueueRows: 1024},
+		GPU: -1, Processes: 1, Batching: Batching{Policy: Auto, MaxBatchRows: 64, MaxQueueRows: 1024},
 		MaxRequest: 5 * time.Minute, MaxConnectionAge: 30 * time.Minute, MaxConcurrentStreams: 1024, MaxHeaderBytes: 64 << 10, MaxOutputBytes: 100 << 20,
 	}
 	c.written = nil
@@ -67,7 +67,7 @@ func TestFileAndFlags(t *testing.T) {
 		DrainDelay: 5 * time.Millisecond, DrainGrace: 0, IntraOpThreads: 3, ONNXRuntime: "lib.so",
 		Admin: "", Staging: staging, RepositoryPoll: 0, AllowIntegerDivision: true, AdmissionCache: "", AdmissionTimeout: 5 * time.Second,
 		AdmissionMemoryBytes: 1 << 30,
-		Device:               "cpu", Processes: 1, MaxRequest: 9 * time.Millisecond, MaxConnectionAge: 0, MaxConcurrentStreams: 2, MaxHeaderBytes: 4096,
+		GPU:                  2, Processes: 1, MaxRequest: 9 * time.Millisecond, MaxConnectionAge: 0, MaxConcurrentStreams: 2, MaxHeaderBytes: 4096,
 		MaxOutputBytes: 1024, RequestLogPPM: 1000000,
 		Batching: Batching{Policy: Inline, MaxBatchRows: 1024, MaxDelay: time.Second, MaxQueueRows: 1, Executors: 256},
 	}
@@ -89,7 +89,7 @@ allow_integer_division: true
 admission_cache: off
 admission_timeout_ms: 5000
 admission_memory_bytes: 1073741824
-device: cpu
+device: cuda:2
 processes: 1
 batching: inline
 max_batch_rows: 1024
@@ -108,14 +108,14 @@ model_settings:
 		"maxBatchRequests": 7.0, "drainDelayMs": 5, "drainGraceMs": 0e0, "intraOpThreads": "3", "onnxruntime": "lib.so", "tlsCert": null,
 		"adminListen": "off", "staging": "` + staging + `", "repositoryPollMs": 0, "allowIntegerDivision": true, "admissionCache": "off",
 		"admissionTimeoutMs": 5e3, "admissionMemoryBytes": "1073741824",
-		"device": "cpu", "batching": "inline", "maxBatchRows": 1024, "maxDelayMs": 1000, "maxQueueRows": 1, "executors": 256, "maxRequestMs": 9,
+		"device": "cuda:2", "batching": "inline", "maxBatchRows": 1024, "maxDelayMs": 1000, "maxQueueRows": 1, "executors": 256, "maxRequestMs": 9,
 		"maxConnectionAgeMs": 0, "maxConcurrentStreams": 2, "maxHeaderBytes": 4096, "maxOutputBytes": "1024", "requestLogPpm": 1000000, "modelSettings": {}}`
 	flags := []string{
 		"--models", models, "--listen=[::1]:0", "--http=off", "--require-manifest", "--reflection=false", "--max-message-bytes=2048", "--max-batch-requests", "7",
 		"--drain-delay-ms=5", "--drain-grace-ms=0", "--intra-op-threads=3", "--onnxruntime=lib.so",
 		"--admin-listen=off", "--staging", staging, "--repository-poll-ms=0", "--allow-integer-division", "--admission-cache=off",
 		"--admission-timeout-ms=5000", "--admission-memory-bytes=1073741824",
-		"--device=cpu", "--processes=1", "--batching=inline", "--max-batch-rows=1024", "--max-delay-ms=1000", "--max-queue-rows=1", "--executors=256",
+		"--device=cuda:2", "--processes=1", "--batching=inline", "--max-batch-rows=1024", "--max-delay-ms=1000", "--max-queue-rows=1", "--executors=256",
 		"--max-request-ms=9", "--max-connection-age-ms=0", "--max-concurrent-streams=2", "--max-header-bytes=4096", "--max-output-bytes=1024",
 		"--request-log-ppm=1000000",
 	}
@@ -193,7 +193,6 @@ func TestErrors(t *testing.T) {
 		{with("--model-settings=x"), "unknown flag: --model-settings"},
 		{with("--device=gpu"), `device: expected cpu or cuda:N, got "gpu"`},
 		{with("--device=cuda:01"), `device: expected cpu or cuda:N, got "cuda:01"`},
-		{with("--device=cuda:0"), `device: expected cpu, got "cuda:0": this server runs on the CPU only`},
 		{with("--processes=65"), "processes: expected 1 to 64, got 65"},
 		{with("--processes=2"), "processes: expected 1, got 2: the Go server uses all processors in one process"},
 		{with("--batching=fast"), `batching: expected auto, inline, direct or adaptive, got "fast"`},
