@@ -96,3 +96,11 @@ func split(outputs []tensor.Tensor, rows []int) ([][]tensor.Tensor, error) {
 	}
 	return parts, nil
 }
+
+// RowCount is how many rows the part can be cut into: 0 where it can share no execution.
+func (p *Part) RowCount() int { return max(rowsOf(p.Inputs), 0) }
+
+// Fits tells whether two parts can share an execution.
+func (p *Part) Fits(other *Part) bool {
+	return p.RowCount() > 0 && other.RowCount() > 0 && string(appendShape(nil, p)) == string(appendShape(nil, other))
+}

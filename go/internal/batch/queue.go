@@ -139,7 +139,7 @@ func (q *Queue) do(ctx context.Context, parts []Part) []Result {
 		q.running++
 		q.mu.Unlock()
 		begin := time.Now()
-		q.began(w, 0)
+		q.began(w, begin.Sub(now))
 		q.run(ctx, []*work{w})
 		q.mu.Lock()
 		q.running--

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
@@ -19,7 +20,7 @@ func (q *Queue) run(ctx context.Context, works []*work) {
 	// A defect must neither leave callers waiting nor end the process.
 	defer func() {
 		if p := recover(); p != nil {
-			f := fault.InternalError(fmt.Errorf("panic: %v", p))
+			f := fault.InternalError(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 			for _, w := range works[delivered:] {
 				q.deliver(w, failed(w.parts, f, 0))
 			}

@@ -45,6 +45,11 @@ type Model struct {
 	Limited []tensor.Spec
 	// Batchable tells whether rows of several requests may share one execution.
 	Batchable bool
+	// Device is where it runs: "cpu", also where it is empty, or "cuda:N". CPUNodes are the nodes of its graph that run on the CPU nevertheless. Near
+	// tells whether a row's answer together is near enough to its answer alone; nil: only the very same is.
+	Device   string
+	CPUNodes int
+	Near     func(together, alone *tensor.Tensor) bool
 
 	session     Session
 	queue       *batch.Queue

@@ -256,6 +256,7 @@ func (r *Repository) end(ctx context.Context, id string, v *version, loaded Vers
 			loaded.Model.Close()
 		}
 	case loaded.State == Ready:
+		loaded.Model.Apply(r.batching(id)) // it may have changed while the version loaded
 		v.Version = loaded
 		r.report(id, loaded, took)
 		r.publish(id)

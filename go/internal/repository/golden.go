@@ -22,102 +22,107 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// selfTest asks a model its golden cases on the path that requests take. The first miss is the error. It is also the warm-up.
-func selfTest(ctx context.Context, m *model.Model, data []byte) error {
+// selfTest asks a model its golden cases on the path that requests take, and gives what they bring there. The first miss is the error. It is also the
+// warm-up.
+func selfTest(ctx context.Context, m *model.Model, data []byte) ([]batch.Part, error) {
 	set := &modelpackagev1.GoldenSet{}
 	if err := proto.Unmarshal(data, set); err != nil {
-		return fmt.Errorf("%s is no golden set", goldenName)
+		return nil, fmt.Errorf("%s is no golden set", goldenName)
 	}
 	if len(set.GetCases()) == 0 {
-		return fmt.Errorf("%s: expected at least 1 case, got 0", goldenName)
+		return nil, fmt.Errorf("%s: expected at least 1 case, got 0", goldenName)
 	}
 	near := tolerance{set.GetAbsoluteTolerance(), set.GetRelativeTolerance()}
 	if !(near.absolute >= 0 && near.relative >= 0) || math.IsInf(near.absolute+near.relative, 0) {
-		return fmt.Errorf("%s: expected finite tolerances of at least 0, got %g and %g", goldenName, near.absolute, near.relative)
+		return nil, fmt.Errorf("%s: expected finite tolerances of at least 0, got %g and %g", goldenName, near.absolute, near.relative)
 	}
+	parts := make([]batch.Part, len(set.GetCases()))
 	for i, c := range set.GetCases() {
-		if err := near.ask(ctx, m, c); err != nil {
-			return fmt.Errorf("golden case %d: %w", i, err)
+		var err error
+		if parts[i], err = near.ask(ctx, m, c); err != nil {
+			return nil, fmt.Errorf("golden case %d: %w", i, err)
 		}
 	}
-	return nil
+	return parts, nil
 }
 
 // tolerance is how near an answer must be: |answer - expected| <= absolute + relative * |expected|.
 type tolerance struct{ absolute, relative float64 }
 
-func (near tolerance) ask(ctx context.Context, m *model.Model, c *modelpackagev1.GoldenCase) error {
+func (near tolerance) ask(ctx context.Context, m *model.Model, c *modelpackagev1.GoldenCase) (batch.Part, error) {
 	if m.Kind == inferencev1.ModelKind_MODEL_KIND_TENSOR {
 		if c.GetTensors() == nil || c.GetOutputs() == nil {
-			return errors.New("expected tensors and outputs, as for a model of kind tensor")
+			return batch.Part{}, errors.New("expected tensors and outputs, as for a model of kind tensor")
 		}
 		return near.askTensors(ctx, m, c.GetTensors(), c.GetOutputs())
 	}
 	if c.GetFeatures() == nil || c.GetPredictions() == nil {
-		return fmt.Errorf("expected features and predictions, as for a model of kind %s", model.KindText(m.Kind))
+		return batch.Part{}, fmt.Errorf("expected features and predictions, as for a model of kind %s", model.KindText(m.Kind))
 	}
 	return near.askFeatures(ctx, m, c.GetFeatures(), c.GetPredictions())
 }
 
-func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *inferencev1.PredictRequest, want *inferencev1.PredictResponse) error {
+func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *inferencev1.PredictRequest, want *inferencev1.PredictResponse) (batch.Part, error) {
 	row, f := m.Features.Decode(request.GetFeatures())
 	if f != nil {
-		return f
+		return batch.Part{}, f
 	}
-	result := m.Queue().One(ctx, batch.Part{Inputs: row, Wanted: m.Features.Wanted()})
+	part := batch.Part{Inputs: row, Wanted: m.Features.Wanted()}
+	result := m.Queue().One(ctx, part)
 	if result.Err != nil {
-		return result.Err
+		return batch.Part{}, result.Err
 	}
 	got := &inferencev1.PredictResponse{}
 	if err := m.Features.Encode(result.Outputs, got); err != nil {
-		return err
+		return batch.Part{}, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.GetPredictions())) {
 		expected := want.GetPredictions()[name]
 		answer, ok := got.GetPredictions()[name]
 		if !ok {
-			return fmt.Errorf("prediction %s: expected %s, got nothing", fault.Quote(name), float32Text(expected))
+			return batch.Part{}, fmt.Errorf("prediction %s: expected %s, got nothing", fault.Quote(name), float32Text(expected))
 		}
 		if !near.holds(float64(answer), float64(expected)) {
-			return fmt.Errorf("prediction %s: expected %s, got %s", fault.Quote(name), float32Text(expected), float32Text(answer))
+			return batch.Part{}, fmt.Errorf("prediction %s: expected %s, got %s", fault.Quote(name), float32Text(expected), float32Text(answer))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.GetOutputs())) {
 		expected, answer := want.GetOutputs()[name], got.GetOutputs()[name]
 		if answer == nil {
-			return fmt.Errorf("output %s: expected %s, got nothing", fault.Quote(name), valueText(expected))
+			return batch.Part{}, fmt.Errorf("output %s: expected %s, got nothing", fault.Quote(name), valueText(expected))
 		}
 		if !near.holdsValue(answer, expected) {
-			return fmt.Errorf("output %s: expected %s, got %s", fault.Quote(name), valueText(expected), valueText(answer))
+			return batch.Part{}, fmt.Errorf("output %s: expected %s, got %s", fault.Quote(name), valueText(expected), valueText(answer))
 		}
 	}
-	return nil
+	return part, nil
 }
 
-func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *inferencev1.PredictionRequest, want *inferencev1.PredictionResponse) error {
+func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *inferencev1.PredictionRequest, want *inferencev1.PredictionResponse) (batch.Part, error) {
 	inputs, wanted, f := model.DecodeTensors(m, request.GetInputs(), request.GetOutputNames())
 	if f != nil {
-		return f
+		return batch.Part{}, f
 	}
 	specs := m.Outputs()
-	result := m.Queue().One(ctx, batch.Part{Inputs: inputs, Wanted: wanted})
+	part := batch.Part{Inputs: inputs, Wanted: wanted}
+	result := m.Queue().One(ctx, part)
 	if result.Err != nil {
-		return result.Err
+		return batch.Part{}, result.Err
 	}
 	for _, name := range slices.Sorted(maps.Keys(want.GetOutputs())) {
 		at := slices.IndexFunc(wanted, func(index int) bool { return specs[index].Name == name })
 		if at < 0 {
-			return fmt.Errorf("output %s: the graph has no such output", fault.Quote(name))
+			return batch.Part{}, fmt.Errorf("output %s: the graph has no such output", fault.Quote(name))
 		}
 		expected, bad := tensor.FromWire(want.GetOutputs()[name], &specs[wanted[at]])
 		if bad != nil {
-			return fmt.Errorf("output %s: %s", fault.Quote(name), bad.Message)
+			return batch.Part{}, fmt.Errorf("output %s: %s", fault.Quote(name), bad.Message)
 		}
 		if err := near.holdsTensor(&result.Outputs[at], &expected); err != nil {
-			return fmt.Errorf("output %s: %w", fault.Quote(name), err)
+			return batch.Part{}, fmt.Errorf("output %s: %w", fault.Quote(name), err)
 		}
 	}
-	return nil
+	return part, nil
 }
 
 // holds compares numbers: NaN equals NaN, an infinity itself.

@@ -12,6 +12,7 @@ import (
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	modelpackagev1 "github.com/concord-inference/concord/go/gen/modelpackage/v1"
 	"github.com/concord-inference/concord/go/internal/admission"
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/feature"
 	"github.com/concord-inference/concord/go/internal/model"
@@ -57,11 +58,17 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 		return nil, nil, err
 	}
 	if c.manifest != nil {
-		if err := selfTest(ctx, m, c.golden); err != nil {
-			session.Close()
+		parts, err := selfTest(ctx, m, c.golden)
+		if err != nil {
+			m.Close()
 			return nil, nil, err
 		}
+		m.Prove(ctx, parts)
 	}
+	if r.options.Watch != nil {
+		m.Queue().Watch(r.options.Watch(id, number))
+	}
+	m.Apply(r.batching(id))
 	about.ReadyTime = time.Now()
 	return m, about, nil
 }
@@ -93,6 +100,8 @@ func assemble(id, number string, kind model.Kind, manifest *modelpackagev1.Manif
 		if err := checkBatchable(inputs, outputs); err != nil {
 			return nil, err
 		}
+	} else if batching.GetPolicy() == batch.Adaptive {
+		return nil, errors.New("batching: policy ADAPTIVE: expected batchable, got a model that is not")
 	}
 	var plan *feature.Plan
 	noFeatures := ""
@@ -109,6 +118,7 @@ func assemble(id, number string, kind model.Kind, manifest *modelpackagev1.Manif
 		}
 	}
 	m := model.New(id, number, kind, session, plan, batching.GetBatchable(), int(batching.GetMaxBatchRows()))
+	m.Prefer(batching.GetPolicy(), manifest == nil && len(inputs) > 0 && checkBatchable(inputs, outputs) == nil)
 	m.NoFeatures = noFeatures
 	m.Limited = inputs
 	return m, nil

@@ -18,6 +18,7 @@ import (
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/admission"
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
 )
@@ -43,6 +44,10 @@ type Options struct {
 	RequireManifest bool
 	// Admit judges a model before Load sees it; nil admits all.
 	Admit func(context.Context, admission.Model) error
+	// Batching is what the configuration says of how a model's requests come to executions; nil says nothing.
+	Batching func(modelID string) batch.Settings
+	// Watch makes who sees what becomes of a version's rows; nil watches nothing.
+	Watch func(modelID, version string) batch.Watcher
 	// Changed is called when a model appears, and when it becomes ready or stops being so. It may be nil.
 	Changed func(modelID string, ready bool)
 	// Gone is called when a model has left the repository. It may be nil.
@@ -123,6 +128,27 @@ func Open(directory string, options Options) (*Repository, error) {
 	}
 	r.current.Store(&map[string]*Entry{})
 	return r, nil
+}
+
+// batching is what the configuration says of a model.
+func (r *Repository) batching(id string) batch.Settings {
+	if r.options.Batching == nil {
+		return batch.Settings{}
+	}
+	return r.options.Batching(id)
+}
+
+// ApplyBatching has all versions that are ready run as the configuration says now. Those that load meanwhile ask for it by themselves.
+func (r *Repository) ApplyBatching() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, m := range r.models {
+		for _, v := range m.versions {
+			if v.Model != nil && !v.gone {
+				v.Model.Apply(r.batching(id))
+			}
+		}
+	}
 }
 
 // Close ends the loads under way and lets all models go: each is freed once nobody holds it. Nothing may be called afterwards.

@@ -99,6 +99,9 @@ func describeVersion(version *repository.Version) *inferencev1.ModelVersion {
 	described.Parity = about.Parity
 	described.Quality = about.Quality
 	described.Batchable = m.Batchable
+	if version.State == repository.Ready {
+		described.Execution = m.Execution()
+	}
 	described.MaxBatchRows = about.MaxBatchRows
 	described.ReadyTime = timestamppb.New(about.ReadyTime)
 	return described

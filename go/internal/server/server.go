@@ -4,11 +4,13 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"log/slog"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -23,10 +25,9 @@ import (
 	"google.golang.org/grpc/reflection"
 )
 
-// Limits of one connection. No honest client comes near them.
 const (
-	maxConcurrentStreams = 1024
-	maxHeaderBytes       = 64 << 10
+	defaultStreams     = 1024
+	defaultHeaderBytes = 64 << 10
 
 	pingEvery       = 30 * time.Second
 	pingTimeout     = 10 * time.Second
@@ -42,6 +43,11 @@ type Options struct {
 	MaxMessageBytes  int
 	MaxBatchRequests int
 	Log              *slog.Logger
+
+	// Of one connection; 0 is the default.
+	MaxConcurrentStreams, MaxHeaderBytes int
+	// MaxConnectionAge is when a connection is told to go, and ConnectionGrace how long what runs on it may then take. 0 is never.
+	MaxConnectionAge, ConnectionGrace time.Duration
 }
 
 // Server serves a repository over gRPC.
@@ -73,9 +79,13 @@ func bare(options Options) *Server {
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(min(limit+libraryMargin(limit), math.MaxInt32)),
 		grpc.MaxSendMsgSize(math.MaxInt32), // checkSize is stricter
-		grpc.MaxConcurrentStreams(maxConcurrentStreams),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
+		grpc.MaxConcurrentStreams(uint32(cmp.Or(options.MaxConcurrentStreams, defaultStreams))),
+		grpc.MaxHeaderListSize(uint32(cmp.Or(options.MaxHeaderBytes, defaultHeaderBytes))),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: pingEvery, Timeout: pingTimeout,
+			// gRPC spreads the age by a tenth itself, and takes a grace of 0 for endless.
+			MaxConnectionAge: options.MaxConnectionAge, MaxConnectionAgeGrace: max(options.ConnectionGrace, time.Millisecond),
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingEvery, PermitWithoutStream: true}),
 		grpc.UnknownServiceHandler(unimplemented),
 	}
@@ -86,11 +96,36 @@ func bare(options Options) *Server {
 	return s
 }
 
-// registrar lets the reflection services be guarded like ours.
+// registrar lets the reflection services be guarded like ours, and their streams end when the server shuts down: a caller who keeps one open
+// would hold up the drain.
 type registrar struct{ server *Server }
 
 func (r registrar) RegisterService(desc *grpc.ServiceDesc, implementation any) {
-	r.server.register(desc, implementation)
+	ending := *desc
+	ending.Streams = slices.Clone(desc.Streams)
+	for i, stream := range desc.Streams {
+		ending.Streams[i].Handler = func(implementation any, s grpc.ServerStream) error {
+			return stream.Handler(implementation, endingStream{s, r.server.options.Health.ended})
+		}
+	}
+	r.server.register(&ending, implementation)
+}
+
+// endingStream is a stream from which nothing more is received once it is ended.
+type endingStream struct {
+	grpc.ServerStream
+	ended <-chan struct{}
+}
+
+func (e endingStream) RecvMsg(message any) error {
+	received := make(chan error, 1)
+	go func() { received <- e.ServerStream.RecvMsg(message) }() // at the latest until the handler has returned
+	select {
+	case err := <-received:
+		return err
+	case <-e.ended:
+		return draining()
+	}
 }
 
 func (r registrar) GetServiceInfo() map[string]grpc.ServiceInfo {

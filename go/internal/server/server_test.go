@@ -287,7 +287,7 @@ func TestPanic(t *testing.T) {
 	request.RequestId = "p-1"
 	_, err := s.client.Predict(call(t), request)
 	wantStatus(t, status.Convert(err), codes.Internal, fault.Internal, "internal error")
-	if log := s.log.String(); !strings.Contains(log, `"request_id":"p-1","cause":"secret cause"`) {
+	if log := s.log.String(); !strings.Contains(log, `"cause":"panic: secret cause`) {
 		t.Errorf("log: %s", log)
 	}
 	if _, err := s.client.Predict(call(t), ask("echo", 1)); err != nil {
