@@ -45,8 +45,10 @@ func fake(graph []byte, _ map[string][]byte) (model.Session, error) {
 				exponent += 0x80
 				doubled.Data[i+2], doubled.Data[i+3] = byte(exponent), byte(exponent>>8)
 			}
-			sum := tensor.Make(tensor.Int64, []int64{1})
-			sum.Data[0] = 3
+			sum := tensor.Make(tensor.Int64, in[0].Shape[:1])
+			for i := 0; i < len(sum.Data); i += 8 {
+				sum.Data[i] = 3
+			}
 			return []tensor.Tensor{doubled, in[1], sum}, nil
 		},
 	}, nil
