@@ -29,6 +29,8 @@ class Result:
     """Time of the whole execution that held the part."""
     rows: int
     """In that execution."""
+    ended: float
+    """When the execution had ended, by time.perf_counter()."""
     queue_seconds: float = 0
     """How long the part waited for the execution."""
 
@@ -46,7 +48,8 @@ def one(model: Model, inputs: Part, wanted: Sequence[int], call: Call) -> Result
     """Answers one part. Raises Fault."""
     begin = time.perf_counter()
     outputs = model.run(inputs, wanted, call)
-    return Result(outputs, time.perf_counter() - begin, rows_of(inputs))
+    ended = time.perf_counter()
+    return Result(outputs, ended - begin, rows_of(inputs), ended)
 
 
 def run(
@@ -93,7 +96,8 @@ def _together(
         if fault.reason in (Reason.MODEL_EXECUTION_FAILED, Reason.OUTPUT_TOO_LARGE):
             return None
         return [fault.with_traceback(None)] * len(parts)
-    seconds = time.perf_counter() - begin
+    ended = time.perf_counter()
+    seconds = ended - begin
     lengths = [part[0].array.shape[0] for part in parts]
     count = sum(lengths)
     if any(tensor.array.shape[:1] != (count,) for tensor in outputs):
@@ -109,7 +113,7 @@ def _together(
         except Fault as fault:
             results.append(fault.with_traceback(None))
         else:
-            results.append(Result(cut, seconds, count))
+            results.append(Result(cut, seconds, count, ended))
     return results
 
 

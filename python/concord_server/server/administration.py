@@ -18,6 +18,7 @@ from concord_server.repository import Editor
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
 from concord_server.server.listener import Listener
+from concord_server.telemetry import Calls
 
 __all__ = ["ADMIN_SERVICE", "AdminServer"]
 
@@ -33,10 +34,19 @@ _THREADS = 4  # one that waits for a lock, or copies a large package, holds up n
 class AdminServer(Listener):
     """Edits a repository on disk, on its callers' behalf."""
 
-    def __init__(self, editor: Editor, health: Health, *, max_message_bytes: int, reflection: bool) -> None:
+    def __init__(
+        self,
+        editor: Editor,
+        health: Health,
+        *,
+        max_message_bytes: int,
+        reflection: bool,
+        calls: Calls | None = None,
+    ) -> None:
+        """`calls` hears of each call."""
         self._editor = editor
         self._executor = Executor(_THREADS)
-        guard = Guard(max_message_bytes)
+        guard = Guard(max_message_bytes, calls)
         unary: list[tuple[str, type[Message], Any]] = [
             ("LoadModel", model_admin_service_pb2.LoadModelRequest, self._in_thread(self._load_model)),
             ("UnloadModel", model_admin_service_pb2.UnloadModelRequest, self._in_thread(self._unload_model)),

@@ -41,8 +41,8 @@ class Execution(NamedTuple):
     rows: int
 
     def same(self, other: Execution) -> bool:
-        """Whether two requests saw the same execution: its time is that to the last bit."""
-        return self.compute_seconds == other.compute_seconds and self.rows == other.rows
+        """Whether two requests saw the same execution."""
+        return self.until == other.until and self.rows == other.rows
 
 
 UNSERVED: Final = "unknown"
@@ -91,9 +91,9 @@ class Record:
             self._mixed = True
             self.model_id = self.version = ""
 
-    def ran(self, queue_seconds: float, compute_seconds: float, rows: int) -> None:
-        """Says how long a request of the call waited and computed, and among how many rows; said at once."""
-        execution = Execution(time.perf_counter(), queue_seconds, compute_seconds, rows)
+    def ran(self, queue_seconds: float, compute_seconds: float, rows: int, ended: float = 0) -> None:
+        """Tells of an execution that answered a request of the call; `ended` by time.perf_counter(), 0 is now."""
+        execution = Execution(ended or time.perf_counter(), queue_seconds, compute_seconds, rows)
         if not self.executions:
             self.executions = (execution,)
         elif len(self.executions) < _MOST_EXECUTIONS and not any(map(execution.same, self.executions)):
