@@ -187,16 +187,14 @@ def _check(message: server_config_pb2.ServerConfig) -> Config:
     )
 
 
-_DEVICE = re.compile(r"cuda:(?:0|[1-9][0-9]{0,3})")
+_DEVICE = re.compile(r"cpu|cuda:(?:0|[1-9][0-9]{0,3})")
 
 
 def _device(text: str) -> str:
     """Where models are to run; nothing is the CPU."""
-    if text in ("", "cpu"):
-        return "cpu"
-    if not _DEVICE.fullmatch(text):
+    if not _DEVICE.fullmatch(text or "cpu"):
         raise ConfigError(f"device: expected cpu or cuda:N, got {quoted(text)}")
-    raise ConfigError(f"device: expected cpu, got {quoted(text)}: this server runs on the CPU only")
+    return text or "cpu"
 
 
 def _cache(given: str | None) -> Path | None:

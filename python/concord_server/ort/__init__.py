@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+from concord_server.ort import device
 from concord_server.ort.library import check_library, library
 from concord_server.ort.session import OrtSession, Runtime, api
 
-__all__ = ["VERSION", "OrtSession", "Runtime", "check_library", "library"]
+__all__ = ["VERSION", "OrtSession", "Runtime", "check_device", "check_library", "library"]
 
 VERSION: str = api().version
 """The release of ONNX Runtime."""
+
+
+def check_device(name: str) -> str | None:
+    """Why sessions cannot run on "cuda:N": what is missing; None where they can, as on "cpu"."""
+    number = device.number(name)
+    return None if number == device.CPU else device.check_gpu(api(), number, VERSION)

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
+from typing import Any
 
 from concord_server.model import SessionError
 from concord_server.ort.api import Api
 from concord_server.ort.library import library
 
-__all__ = ["BOUND_CPU", "CPU", "Binding", "check_gpu", "use_gpu"]
+__all__ = ["BOUND_CPU", "CPU", "Binding", "check_gpu", "number", "use_gpu"]
 
 CPU = -1
 """The device of sessions that run on the CPU; a GPU is its number, from 0."""
@@ -41,6 +42,11 @@ _DEVICE_ALLOCATOR, _ARENA_ALLOCATOR = 0, 1
 _MEMORY_CPU_OUTPUT, _MEMORY_DEFAULT = -1, 0
 
 _pointers = POINTER(c_void_p)
+
+
+def number(device: str) -> int:
+    """The device of "cpu" or "cuda:N"."""
+    return CPU if device == "cpu" else int(device.removeprefix("cuda:"))
 
 
 def check_gpu(api: Api, device: int, version: str) -> str | None:
@@ -105,10 +111,14 @@ def use_gpu(api: Api, options: int, device: int) -> None:
 class Binding:
     """How a session on a GPU runs: inputs come from, and outputs go to, memory that it reads and writes directly."""
 
-    def __init__(self, api: Api, session: int, device: int) -> None:
-        """The session was made with session.record_ep_graph_assignment_info."""
+    def __init__(self, api: Api, session: int, device: int, strings: Collection[bytes]) -> None:
+        """`strings` are the names of the outputs that hold strings.
+
+        The session was made with session.record_ep_graph_assignment_info.
+        """
         self._api = api
         self._session = session
+        self._strings = strings
         self.cpu_nodes = _cpu_nodes(api, session)
         """Nodes of the graph that run on the CPU."""
         if device == BOUND_CPU:
@@ -124,37 +134,25 @@ class Binding:
         self._api.ReleaseAllocator(self.allocator)
         self._api.ReleaseMemoryInfo(self._memory)
 
-    def run(
-        self,
-        options: int,
-        names: Sequence[bytes],
-        inputs: Sequence[int | None],
-        outputs: Sequence[tuple[bytes, bool]],
-        results: ctypes.Array[c_void_p],
-    ) -> int:
-        """Runs, and puts the outputs' values into `results`. An output is its name and whether it holds strings.
-
-        Gives the status of the run itself, which the caller checks. Raises SessionError.
-        """
+    def run(self, options: int, names: Any, inputs: Any, output_names: Any, outputs: Any) -> None:
+        """Runs, and puts the values of the named outputs into `outputs`. All are ctypes arrays. Raises SessionError."""
         api = self._api
         binding = api.make("CreateIoBinding", self._session)
         try:
             for name, value in zip(names, inputs, strict=True):
                 api.check(api.BindInput(binding, name, value))
-            for name, strings in outputs:
-                memory = api.cpu_memory if strings else self._memory
+            for name in output_names:
+                # Strings come into the CPU's own memory, which is where such outputs are made.
+                memory = api.cpu_memory if name in self._strings else self._memory
                 api.check(api.BindOutputToDevice(binding, name, memory))
             api.check(api.SynchronizeBoundInputs(binding))
-            status: int = api.RunWithBinding(self._session, options, binding)
-            if status:
-                return status
+            api.check(api.RunWithBinding(self._session, options, binding))
             api.check(api.SynchronizeBoundOutputs(binding))
             values, count = _pointers(), c_size_t()
             api.check(api.GetBoundOutputValues(binding, api.allocator, byref(values), byref(count)))
             for i in range(count.value):
-                results[i] = values[i]
+                outputs[i] = values[i]
             api.check(api.AllocatorFree(api.allocator, values))
-            return 0
         finally:
             api.ReleaseIoBinding(binding)
 

@@ -12,6 +12,7 @@ from typing import Any
 from concord_server.fault import quote
 from concord_server.model import Call, SessionError
 from concord_server.ort.api import FATAL, Api
+from concord_server.ort.device import CPU, Binding, number, use_gpu
 from concord_server.ort.library import library
 from concord_server.ort.values import Values
 from concord_server.tensor import DType, Spec, Tensor, dtype_name
@@ -45,11 +46,13 @@ def _give_back() -> None:
 
 
 class Runtime:
-    """ONNX Runtime, for sessions with that many threads within an operator."""
+    """ONNX Runtime, for sessions on one device, with that many threads within an operator."""
 
-    def __init__(self, intra_op_threads: int = 1) -> None:
+    def __init__(self, intra_op_threads: int = 1, device: str = "cpu") -> None:
+        """`device` is "cpu", or "cuda:N" that check_device has passed."""
         self._api = api()
         self._threads = intra_op_threads
+        self._device = number(device)
 
     def load(self, graph: bytes, files: Mapping[str, bytes]) -> OrtSession:
         """Makes a session of a graph. External initializers come from `files` alone, by name.
@@ -73,11 +76,15 @@ class Runtime:
                 api.check(api.AddSessionConfigEntry(options, key, value))
             if files:
                 _add_files(api, options, files)
+            if self._device >= 0:
+                use_gpu(api, options, self._device)
+            if self._device != CPU:
+                api.check(api.AddSessionConfigEntry(options, b"session.record_ep_graph_assignment_info", b"1"))
             pointer = api.make("CreateSessionFromArray", api.environment, graph, len(graph), options)
         finally:
             api.ReleaseSessionOptions(options)
             _give_back()
-        return OrtSession(api, pointer)
+        return OrtSession(api, pointer, self._device)
 
 
 def _add_files(api: Api, options: int, files: Mapping[str, bytes]) -> None:
@@ -91,16 +98,27 @@ def _add_files(api: Api, options: int, files: Mapping[str, bytes]) -> None:
 class OrtSession:
     """A model.Session on ONNX Runtime. It is freed with the last reference to it."""
 
-    def __init__(self, api: Api, pointer: int) -> None:
+    def __init__(self, api: Api, pointer: int, device: int = CPU) -> None:
         self._api = api
         self._pointer = pointer
+        self._binding: Binding | None = None
         self.inputs = tuple(_specs(api, pointer, "input"))
         self.outputs = tuple(_specs(api, pointer, "output"))
         if not self.outputs:
             raise SessionError("the graph has no output")
+        strings = {spec.name.encode() for spec in self.outputs if spec.dtype is DType.STRING}
+        if device != CPU:
+            self._binding = Binding(api, pointer, device, strings)
         self._input_names = _names(self.inputs)
 
+    @property
+    def cpu_nodes(self) -> int:
+        """Nodes of the graph that run on the CPU although the session is on a GPU; 0 for a session on the CPU."""
+        return self._binding.cpu_nodes if self._binding else 0
+
     def __del__(self) -> None:
+        if self._binding:
+            self._binding.close()
         self._api.ReleaseSession(self._pointer)
         _give_back()
 
@@ -111,32 +129,36 @@ class OrtSession:
         api = self._api
         options = _Options(api)
         names = _names([self.outputs[i] for i in wanted])
+        binding = self._binding
         with Values(api, len(inputs)) as given, Values(api, len(wanted)) as got:
             for at, tensor in enumerate(inputs):
-                given.put(at, tensor)
+                given.put(at, tensor, binding.allocator if binding else None)
             call.begin(options.terminate)
             try:
-                status = api.Run(
-                    self._pointer,
-                    options.pointer,
-                    self._input_names,
-                    given.pointers,
-                    given.count,
-                    names,
-                    got.count,
-                    got.pointers,
-                )
-                if status:
-                    try:
-                        api.check(status)
-                    except SessionError:
-                        call.check()
-                        raise
+                if binding:
+                    binding.run(options.pointer, self._input_names, given.pointers, names, got.pointers)
+                else:
+                    status = api.Run(
+                        self._pointer,
+                        options.pointer,
+                        self._input_names,
+                        given.pointers,
+                        given.count,
+                        names,
+                        got.count,
+                        got.pointers,
+                    )
+                    api.check(status)
+            except SessionError:
+                call.check()
+                raise
             finally:
                 call.end()
             if call.max_output_bytes:
                 got.within(call.max_output_bytes * call.requests)
-            return [got.take(at) for at in range(got.count)]
+            outputs = [got.take(at) for at in range(got.count)]
+            # What the GPU shares is scarce, and not the answers' to keep.
+            return [Tensor(t.dtype, t.array.copy()) for t in outputs] if binding else outputs
 
 
 class _Options:

@@ -44,8 +44,11 @@ class Values:
             if pointer:
                 self._api.ReleaseValue(pointer)
 
-    def put(self, at: int, tensor: Tensor) -> None:
-        """Makes value `at` of a tensor. Numbers stay where they are; strings are copied."""
+    def put(self, at: int, tensor: Tensor, allocator: int | None = None) -> None:
+        """Makes value `at` of a tensor. Numbers stay where they are, unless they are copied to an allocator's memory.
+
+        Strings are copied.
+        """
         array = tensor.array
         shape = (c_int64 * array.ndim)(*array.shape)
         place = byref(self.pointers, at * _POINTER_SIZE)
@@ -56,6 +59,13 @@ class Values:
             return
         if not array.flags.c_contiguous:
             array = array.copy()
+        if allocator is not None:
+            api.check(api.CreateTensorAsOrtValue(allocator, shape, array.ndim, tensor.dtype.value, place))
+            memory = c_void_p()
+            api.check(api.GetTensorMutableData(self.pointers[at] or 0, byref(memory)))
+            if array.nbytes:
+                ctypes.memmove(memory.value or 0, array.ctypes.data, array.nbytes)
+            return
         self._kept.append(array)
         address = array.ctypes.data if array.size else _NOWHERE
         api.check(

@@ -136,11 +136,11 @@ def test_flags(tmp_path: Path) -> None:
 
 
 def test_flags_of_the_engine(tmp_path: Path) -> None:
-    flags = "--device cpu --processes=64 --batching inline --max-batch-rows 1024 --max-delay-ms=1000 --max-queue-rows 1"
+    flags = "--device cuda:3 --processes=64 --batching inline --max-batch-rows 1024 --max-delay-ms=1000 --max-queue-rows 1"
     flags += " --executors=256 --max-request-ms 9 --max-connection-age-ms 0 --max-concurrent-streams 2"
     flags += " --max-header-bytes 4096 --max-output-bytes 1024 --request-log-ppm 1000000"
     config = parsed(tmp_path, *flags.split())
-    assert (config.device, config.processes) == ("cpu", 64)
+    assert (config.device, config.processes) == ("cuda:3", 64)
     assert config.batching == Batching("inline", 1024, 1, 1, 256)
     assert (config.max_request_seconds, config.max_connection_age_seconds) == (0.009, 0)
     assert (config.max_concurrent_streams, config.max_header_bytes) == (2, 4096)
@@ -270,7 +270,6 @@ def test_flags_that_are_refused(arguments: list[str], message: str) -> None:
         (["--intra-op-threads", "0"], "intra_op_threads: expected 1 to 2147483647, got 0"),
         (["--device=gpu"], 'device: expected cpu or cuda:N, got "gpu"'),
         (["--device=cuda:01"], 'device: expected cpu or cuda:N, got "cuda:01"'),
-        (["--device=cuda:0"], 'device: expected cpu, got "cuda:0": this server runs on the CPU only'),
         (["--processes=65"], "processes: expected 1 to 64, got 65"),
         (["--batching=fast"], 'batching: expected auto, inline, direct or adaptive, got "fast"'),
         (["--max-batch-rows=1025"], "max_batch_rows: expected 1 to 1024, got 1025"),

@@ -17,15 +17,19 @@ from concord_server import ort
 from concord_server.fault import Fault, Reason
 from concord_server.model import Call, SessionError
 from concord_server.ort.api import PLACES
+from concord_server.ort.device import BOUND_CPU
 from concord_server.tensor import DType, Spec, Tensor
 from onnx import TensorProto, helper, numpy_helper
 
 NUMBERS = [dtype for dtype in DType if dtype is not DType.STRING]
 
 
-@pytest.fixture(scope="module")
-def runtime() -> ort.Runtime:
-    return ort.Runtime()
+@pytest.fixture(scope="module", params=["cpu", "bound"])
+def runtime(request: pytest.FixtureRequest) -> ort.Runtime:
+    made = ort.Runtime()
+    if request.param == "bound":
+        made._device = BOUND_CPU  # the path of a GPU, on the CPU
+    return made
 
 
 def strings(*texts: bytes) -> np.ndarray[Any, Any]:
@@ -339,3 +343,17 @@ def test_the_library_must_be_the_packages_own(tmp_path: Path) -> None:
     assert wrong is not None
     assert "got another file" in wrong
     assert ort.check_library(tmp_path / "none") == "cannot be read: No such file or directory"
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if os.environ.get("CONCORD_REQUIRE_GPU"):
+        pytest.skip("this machine has a GPU")
+    why = ort.check_device("cuda:0")
+    assert why is not None
+    assert why.startswith("expected a GPU at cuda:0, got none: ")
+    assert ort.check_device("cpu") is None
+
+
+def test_the_nodes_on_the_cpu_are_counted(runtime: ort.Runtime, kit: SimpleNamespace) -> None:
+    session = runtime.load(kit.identity(int(DType.FLOAT), [None]), {})
+    assert session.cpu_nodes == (1 if runtime._device == BOUND_CPU else 0)
