@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concord_proto.inference.v1 import model_catalog_service_pb2, model_pb2
 
 from concord_server import fault
+from concord_server.batch import Engine
 from concord_server.fault import Reason, quote
 from concord_server.model import check_id, is_id
 from concord_server.repository import Entry, Repository, Version
@@ -23,8 +24,9 @@ _MAX_PAGE_SIZE = 1000
 class Catalog:
     """Tells what a repository holds. All failures are Faults."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, engine: Engine) -> None:
         self._repository = repository
+        self._engine = engine
 
     def list_models(
         self, request: model_catalog_service_pb2.ListModelsRequest
@@ -40,7 +42,7 @@ class Catalog:
             text = f"expected the next_page_token of an answer, got {quote(after)}"
             raise fault.invalid(Reason.REQUEST_MALFORMED, "page_token", text)
         entries = [entry for entry in self._repository.entries if entry.model_id > after]
-        response = model_catalog_service_pb2.ListModelsResponse(models=map(_model, entries[:size]))
+        response = model_catalog_service_pb2.ListModelsResponse(models=map(self._model, entries[:size]))
         if len(entries) > size:
             response.next_page_token = entries[size - 1].model_id
         return response
@@ -50,16 +52,20 @@ class Catalog:
     ) -> model_catalog_service_pb2.GetModelResponse:
         """One model."""
         check_id(request.model_id)
-        return model_catalog_service_pb2.GetModelResponse(model=_model(self._repository.entry(request.model_id)))
+        return model_catalog_service_pb2.GetModelResponse(model=self._model(self._repository.entry(request.model_id)))
 
-
-def _model(entry: Entry) -> model_pb2.Model:
-    return model_pb2.Model(
-        model_id=entry.model_id,
-        default_version=entry.default.number if entry.default else "",
-        labels=entry.labels,
-        versions=map(_version, entry.versions),
-    )
+    def _model(self, entry: Entry) -> model_pb2.Model:
+        described = model_pb2.Model(
+            model_id=entry.model_id,
+            default_version=entry.default.number if entry.default else "",
+            labels=entry.labels,
+        )
+        for version in entry.versions:
+            shown = described.versions.add()
+            shown.CopyFrom(_version(version))
+            if version.model is not None:
+                shown.execution.CopyFrom(self._engine.execution(version.model))
+        return described
 
 
 def _version(version: Version) -> model_pb2.ModelVersion:

@@ -17,6 +17,7 @@ from concord_server.repository import Repository
 from concord_server.server.guard import Received
 from concord_server.server.request import check_batch, logged, request_id_of
 from concord_server.server.status import status_of
+from concord_server.telemetry import Record
 from concord_server.tensor import Tensor
 
 __all__ = ["Inference"]
@@ -67,12 +68,15 @@ class Inference:
         request, engine = received.message, self._engine
         request_id = request_id_of(request.request_id)
         try:
+            received.record.request_id = request_id
             asked = self._ask(0, request_id, request)
+            received.record.answers(asked.model.model_id, asked.model.version)
             if received.size > _LARGE_FEATURES:
                 await engine.off_loop(asked.decode)
             else:
                 asked.decode()
             result = await engine.answer(asked.model, asked.row, asked.plan.wanted, received.call)
+            received.record.ran(result.queue_seconds, result.compute_seconds, result.rows, result.ended)
             if sum(tensor.array.nbytes for tensor in result.outputs) > _LARGE_OUTPUTS:
                 return await engine.off_loop(lambda: _answer(asked, result, received.begin))
             return _answer(asked, result, received.begin)
@@ -82,6 +86,7 @@ class Inference:
     async def batch_predict(self, received: Received[BatchPredictRequest]) -> BatchPredictResponse:
         """Answers many requests, each with a result of its own, in their order."""
         requests, call, engine = received.message.requests, received.call, self._engine
+        record = received.record
         check_batch(len(requests), self._max_batch_requests)
         results: list[BatchPredictResult | None] = [None] * len(requests)
         asked: list[_Asked] = []
@@ -89,8 +94,9 @@ class Inference:
             request_id = request_id_of(one.request_id)
             try:
                 asked.append(self._ask(i, request_id, one))
+                record.answers(asked[-1].model.model_id, asked[-1].model.version)
             except Fault as failure:
-                results[i] = _failed(request_id, failure)
+                results[i] = _failed(request_id, failure, record)
         large = received.size > _LARGE_FEATURES
 
         def decode() -> dict[int, list[_Asked]]:
@@ -99,7 +105,7 @@ class Inference:
                 try:
                     one.decode()
                 except Fault as failure:
-                    results[one.index] = _failed(one.request_id, failure)
+                    results[one.index] = _failed(one.request_id, failure, record)
                 else:
                     groups.setdefault(id(one.model), []).append(one)
             return groups
@@ -115,9 +121,10 @@ class Inference:
                     try:
                         if isinstance(result, Fault):
                             raise result
+                        record.ran(result.queue_seconds, result.compute_seconds, result.rows, result.ended)
                         results[one.index] = BatchPredictResult(response=_answer(one, result, received.begin))
                     except Fault as failure:
-                        results[one.index] = _failed(one.request_id, failure)
+                        results[one.index] = _failed(one.request_id, failure, record)
 
             if large:
                 await engine.off_loop(encode)
@@ -170,5 +177,6 @@ def _answer(asked: _Asked, result: batch.Result, begin: float) -> PredictRespons
     return response
 
 
-def _failed(request_id: str, failure: Fault) -> BatchPredictResult:
+def _failed(request_id: str, failure: Fault, record: Record) -> BatchPredictResult:
+    record.item_failed(failure.reason)
     return BatchPredictResult(error=status_of(logged(request_id, failure)))

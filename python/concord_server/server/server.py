@@ -20,6 +20,7 @@ from concord_server.server.health import Health
 from concord_server.server.inference import Inference
 from concord_server.server.listener import Listener
 from concord_server.server.tensors import TensorInference
+from concord_server.telemetry import Calls
 
 __all__ = ["SERVICE_NAMES", "Server"]
 
@@ -49,15 +50,17 @@ class Server(Listener):
         max_batch_requests: int,
         reflection: bool,
         max_request_seconds: float = 300,
+        calls: Calls | None = None,
     ) -> None:
+        """`calls` hears of each call."""
         self._health = health
         self._max_request_seconds = max_request_seconds
         self._draining = False
-        self._guard = Guard(max_message_bytes)
+        self._guard = Guard(max_message_bytes, calls)
         methods = self._make_methods(
             Inference(repository, engine, max_batch_requests),
             TensorInference(repository, engine, max_batch_requests, max_message_bytes),
-            Catalog(repository),
+            Catalog(repository, engine),
         )
         super().__init__(self._guard, health, (_INFERENCE, _TENSORS, _CATALOG), methods, reflection=reflection)
 

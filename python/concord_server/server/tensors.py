@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from concord_proto.inference.v1 import model_inference_pb2, model_pb2
 
 from concord_server import batch
 from concord_server.batch import Engine
 from concord_server.fault import Fault, Reason, quote
-from concord_server.model import Call, Model, check_name, decode_tensors
+from concord_server.model import Model, check_name, decode_tensors
 from concord_server.repository import Repository
 from concord_server.server.guard import Received
 from concord_server.server.request import answer_too_large, check_batch, logged, request_id_of
@@ -47,7 +48,8 @@ class TensorInference:
         request = received.message
         request_id = request_id_of(request.request_id)
         try:
-            return await self._answer(request_id, request, received.call, received.size > _LARGE)
+            received.record.request_id = request_id
+            return await self._answer(request_id, request, received, received.size > _LARGE)
         except Fault as failure:
             raise logged(request_id, failure) from None
 
@@ -61,7 +63,7 @@ class TensorInference:
         while at < len(requests):
             some = requests[at : at + self._at_once(requests[at])]
             at += len(some)
-            for result in await self._answer_some(some, call, large):
+            for result in await self._answer_some(some, received, large):
                 # Told at once: what follows would be computed and held for nothing.
                 size = result.ByteSize()
                 total += 1 + _varint_bytes(size) + size
@@ -82,32 +84,36 @@ class TensorInference:
         return min(choice.executors * choice.max_batch_rows, _MOST_AT_ONCE)
 
     async def _answer_some(
-        self, requests: Sequence[PredictionRequest], call: Call, large: bool
+        self, requests: Sequence[PredictionRequest], received: Received[Any], large: bool
     ) -> Sequence[BatchPredictionResult]:
         if len(requests) == 1:
-            return [await self._result(requests[0], call, large)]
+            return [await self._result(requests[0], received, large)]
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._result(request, call, large)) for request in requests]
+            tasks = [group.create_task(self._result(request, received, large)) for request in requests]
         return [task.result() for task in tasks]
 
-    async def _result(self, request: PredictionRequest, call: Call, large: bool) -> BatchPredictionResult:
+    async def _result(self, request: PredictionRequest, received: Received[Any], large: bool) -> BatchPredictionResult:
         request_id = request_id_of(request.request_id)
         try:
-            return BatchPredictionResult(response=await self._answer(request_id, request, call, large))
+            return BatchPredictionResult(response=await self._answer(request_id, request, received, large))
         except Fault as failure:
+            received.record.item_failed(failure.reason)
             return BatchPredictionResult(error=status_of(logged(request_id, failure)))
 
-    async def _answer(self, request_id: str, request: PredictionRequest, call: Call, large: bool) -> PredictionResponse:
+    async def _answer(
+        self, request_id: str, request: PredictionRequest, received: Received[Any], large: bool
+    ) -> PredictionResponse:
         """Takes one request from its names to its answer."""
         check_name(request.model_id, request.model_version)
         model = self._repository.resolve(request.model_id, request.model_version)
+        received.record.answers(model.model_id, model.version)
         try:
-            return await self._run(model, request_id, request, call, large)
+            return await self._run(model, request_id, request, received, large)
         except Fault as failure:
             raise failure.at(model.model_id, model.version) from failure.__cause__
 
     async def _run(
-        self, model: Model, request_id: str, request: PredictionRequest, call: Call, large: bool
+        self, model: Model, request_id: str, request: PredictionRequest, received: Received[Any], large: bool
     ) -> PredictionResponse:
         if model.kind == model_pb2.MODEL_KIND_GENERATOR:
             raise Fault(Reason.METHOD_NOT_SUPPORTED, f"model {quote(model.model_id)} is generator: it takes no tensors")
@@ -118,7 +124,8 @@ class TensorInference:
             return decode_tensors(model, request.inputs, request.output_names)
 
         inputs, wanted = await engine.off_loop(decode) if large else decode()
-        result = await engine.answer(model, inputs, wanted, call)
+        result = await engine.answer(model, inputs, wanted, received.call)
+        received.record.ran(result.queue_seconds, result.compute_seconds, result.rows, result.ended)
         # Before the message is built, which takes as much memory again.
         size = sum(tensor.nbytes for tensor in result.outputs)
         if size > self._limit:

@@ -14,6 +14,7 @@ from concord_server.fault import Fault, Reason
 from concord_server.model import Call, Model, Session, SessionError
 from concord_server.server.guard import Received
 from concord_server.server.tensors import TensorInference
+from concord_server.telemetry import Calls, Record
 from concord_server.tensor import DType, Spec, Tensor
 from google.rpc import error_details_pb2
 
@@ -33,6 +34,19 @@ class OneModel:
         return self._model
 
 
+def received(message: Any, call: Call | None) -> Received[Any]:
+    calls = Calls()
+    return Received(message, 0, call or Call(), 0, Record(calls.method("/s/m"), NoContext()))
+
+
+class NoContext:
+    def invocation_metadata(self) -> None:
+        pass
+
+    def peer(self) -> str:
+        return ""
+
+
 class Served:
     """TensorInference on a model of one executor."""
 
@@ -41,10 +55,10 @@ class Served:
         self._inner = TensorInference(OneModel(session, **more), engine, 10, limit)  # type: ignore[arg-type]
 
     async def predict(self, request: Request, call: Call | None = None) -> Any:
-        return await self._inner.predict(Received(request, 0, call or Call()))
+        return await self._inner.predict(received(request, call))
 
     async def batch_predict(self, request: Batch, call: Call | None = None) -> Any:
-        return await self._inner.batch_predict(Received(request, 0, call or Call()))
+        return await self._inner.batch_predict(received(request, call))
 
 
 def serve(session: Session, limit: int = 1 << 20, **more: Any) -> Served:

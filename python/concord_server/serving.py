@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process that serves: its rooms are put together here, and taken apart when it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from concord_server import __version__, telemetry
+from concord_server.config import Address, Config
+
+if TYPE_CHECKING:
+    from concord_server.batch import Settings
+    from concord_server.repository import Repository
+
+__all__ = ["EXIT_CONFIG", "EXIT_FAILURE", "EXIT_STOPPED", "listen_on", "run"]
+
+EXIT_STOPPED = 0
+EXIT_FAILURE = 1
+EXIT_CONFIG = 2
+
+_TRACES_SECONDS = 5.0  # that what is left of traces has to be sent
+
+_log = telemetry.log("concord_server")
+
+
+def run(config: Config) -> int:
+    """Serves until a signal, then drains; gives the exit code."""
+    # The event loop answers health while threads are busy with Python: it must not wait 5 ms for each of its turns.
+    sys.setswitchinterval(0.001)
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            code = runner.run(_serve(config))
+    except Exception as error:
+        _log.error("cannot serve", cause=str(error))
+        code = EXIT_FAILURE
+    sys.stdout.flush()
+    return code
+
+
+async def _serve(config: Config) -> int:
+    # After the configuration is known to be good: a bad one is told at once.
+    from concord_server import ort
+    from concord_server.admission import Admission, Limits, Trials, Verdicts
+    from concord_server.batch import Engine
+    from concord_server.repository import Editor, Repository, State
+    from concord_server.server import AdminServer, Health, HttpListener, Server
+    from concord_server.server.administration import ADMIN_SERVICE
+    from concord_server.server.server import SERVICE_NAMES
+    from concord_server.telemetry.gpu import gpu
+    from concord_server.telemetry.metrics import Metrics
+    from concord_server.telemetry.scrape import Scraped
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(EXIT_FAILURE)  # whoever asks twice does not want to wait
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+    health = Health((*SERVICE_NAMES, ADMIN_SERVICE) if config.admin_listen else SERVICE_NAMES)
+
+    def changed(model_id: str, ready: bool | None) -> None:
+        loop.call_soon_threadsafe(health.set_model, model_id, ready)
+
+    counts = telemetry.Counts()
+    traces = telemetry.traces()
+    calls = telemetry.Calls(counts, traces, config.request_log_ppm)
+    scraped = Scraped(counts, Metrics(__version__, ort.VERSION, gpu(config.device)))
+
+    def state(model_id: str, version: str, state: State | None) -> None:
+        loop.call_soon_threadsafe(counts.set_state, model_id, version, state and state.name.lower())
+
+    admission = Admission(
+        Trials(Limits(config.admission_timeout_seconds, config.admission_memory_bytes)),
+        Verdicts(config.admission_cache),
+        runtime=ort.VERSION,
+        intra_op_threads=config.intra_op_threads,
+        allow_integer_division=config.allow_integer_division,
+    )
+    repository = Repository(
+        config.models,
+        ort.Runtime(config.intra_op_threads).load,
+        require_manifest=config.require_manifest,
+        admit=admission.admit,
+        changed=changed,
+        state=state,
+    )
+    engine = Engine(
+        lambda model_id: _settings_of(config, model_id),
+        watch=counts.watch,
+        max_output_bytes=config.max_output_bytes,
+        device=config.device,
+    )
+    server = Server(
+        repository,
+        health,
+        engine,
+        max_message_bytes=config.max_message_bytes,
+        max_batch_requests=config.max_batch_requests,
+        reflection=config.reflection,
+        max_request_seconds=config.max_request_seconds,
+        calls=calls,
+    )
+    # Listed before the first request, so that none is told that a model which is only loading does not exist.
+    repository.list()
+    # Before gRPC, which would not let itself be forgotten once it has started.
+    listener = HttpListener(health, scraped.text)
+    addresses = {"grpc": "", "http": ""}
+    if config.http is not None:
+        addresses["http"] = str(config.http._replace(port=await listener.start(config.http.host, config.http.port)))
+    port = await server.start(listen_on(config.listen), config.certificates)
+    addresses["grpc"] = str(config.listen._replace(port=port))
+    admin = None
+    if config.admin_listen is not None:
+        admin = AdminServer(
+            Editor(config.models, config.staging, require_manifest=config.require_manifest),
+            health,
+            max_message_bytes=config.max_message_bytes,
+            reflection=config.admin_reflection,
+            calls=calls,
+        )
+        try:
+            port = await admin.start(listen_on(config.admin_listen))
+        except BaseException:
+            await server.stop(0)
+            raise
+        addresses["admin"] = str(config.admin_listen._replace(port=port))
+
+    loading = loop.run_in_executor(None, repository.load)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if loading.done():
+        loading.result()
+        health.set_serving()
+        print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
+        _log.info("serving", **addresses, tls=config.certificates is not None)
+        following = asyncio.ensure_future(_follow(repository, config.repository_poll_seconds))
+        await stopping
+        following.cancel()
+
+    delay, grace = config.drain_delay_seconds, config.drain_grace_seconds
+    _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
+    await asyncio.gather(server.drain(delay, grace), *([admin.drain(delay, grace)] if admin else []))
+    listener.stop()
+    if traces is not None:
+        await asyncio.to_thread(traces.stop, _TRACES_SECONDS)
+    engine.close()
+    admission.close()
+    repository.close()
+    if engine.busy or (admin and admin.busy) or repository.busy:
+        _log.warning("work under way did not finish within the grace")
+        _log.info("stopped")
+        # Python would wait for its threads; the grace is over.
+        sys.stdout.flush()
+        os._exit(EXIT_STOPPED)
+    _log.info("stopped")
+    return EXIT_STOPPED
+
+
+async def _follow(repository: Repository, seconds: float) -> None:
+    """Follows the disk until it is cancelled."""
+    while seconds:
+        await asyncio.sleep(seconds)
+        # In a thread: a disk may be slow.
+        await asyncio.to_thread(repository.look)
+
+
+def listen_on(address: Address) -> str:
+    """The address as gRPC takes it."""
+    return str(address) if address.host else f"[::]:{address.port}"
+
+
+def _settings_of(config: Config, model_id: str) -> Settings:
+    """What the configuration says of a model, as the room batch takes it."""
+    from concord_server.batch import Policy, Settings
+
+    said = config.batching_of(model_id)
+    return Settings(
+        policy=Policy.UNSPECIFIED if said.policy == "auto" else Policy[said.policy.upper()],
+        own_policy=said.own_policy,
+        max_batch_rows=said.max_batch_rows,
+        own_max_batch_rows=said.own_max_batch_rows,
+        max_delay_seconds=said.max_delay_seconds,
+        max_queue_rows=said.max_queue_rows,
+        executors=said.executors,
+    )
