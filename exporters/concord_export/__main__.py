@@ -331,7 +331,9 @@ def _print_wrapped(made: Wrapped) -> None:
     click.echo(f"{made.directory}")
     for what, infos in (("in", made.inputs), ("out", made.outputs)):
         for info in infos:
-            click.echo(f"  {what:<3} {info.name}: {info.type.removeprefix('tensor(').removesuffix(')')} {info.axes}")
+            click.echo(
+                f"  {what:<3} {_visible(info.name)}: {info.type.removeprefix('tensor(').removesuffix(')')} {info.axes}"
+            )
     if made.manifest.HasField("parity"):
         parity = made.manifest.parity
         click.echo(
@@ -340,6 +342,11 @@ def _print_wrapped(made: Wrapped) -> None:
         )
     for note in made.notes:
         click.echo(f"  {note}")
+
+
+def _visible(name: str) -> str:
+    """A name of the graph's, which may hold what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _pairs(given: tuple[str, ...], option: str) -> list[tuple[str, str]]:

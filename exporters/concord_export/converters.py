@@ -28,7 +28,7 @@ from concord_export import (
     trees,
 )
 from concord_export.nodes import DOUBLE, FLOAT, INT64, Nodes
-from concord_export.registry import Converter, Own, Settings, installed
+from concord_export.registry import Converter, Own, Settings, Shapes, installed, width
 
 __all__ = ["own_converters"]
 
@@ -75,6 +75,18 @@ def _simple_imputer(original: Converter) -> Converter:
     return convert
 
 
+def _imputer_shapes(original: Shapes) -> Shapes:
+    """skl2onnx takes the outputs to be as wide as the inputs; the next step would not fit."""
+
+    def calculate(operator: Any) -> None:
+        original(operator)
+        columns = width(operator.raw_operator)
+        if columns is not None:
+            operator.outputs[0].type.shape[1] = columns
+
+    return calculate
+
+
 def _voting_classifier(original: Converter) -> Converter:
     """flatten_transform is about transform only; skl2onnx refuses its default all the same."""
 
@@ -102,6 +114,7 @@ _REPLACEMENTS: dict[str, Callable[[Converter], Converter]] = {
     "SklearnSimpleImputer": _simple_imputer,
     "SklearnVotingClassifier": _voting_classifier,
 }
+_SHAPES = {"SklearnSimpleImputer": _imputer_shapes}
 _OWN: list[Own] = [
     *boosting.CONVERTERS,
     *calibration.CONVERTERS,
@@ -131,6 +144,6 @@ def own_converters(settings: Settings) -> Iterator[None]:
         from concord_export import from_xgboost
 
         own += from_xgboost.CONVERTERS
-    with installed(own, _REPLACEMENTS, settings):
+    with installed(own, _REPLACEMENTS, _SHAPES, settings):
         pipelines.install()
         yield

@@ -23,10 +23,13 @@ from skl2onnx.common.data_types import (
 
 from concord_export.nodes import Nodes
 
-__all__ = ["Converter", "Own", "Settings", "current_settings", "installed"]
+__all__ = ["Converter", "Own", "Settings", "Shapes", "current_settings", "installed", "width"]
 
 Converter = Callable[[Any, Any, Any], None]
 """skl2onnx's: takes scope, operator and container."""
+
+Shapes = Callable[[Any], None]
+"""skl2onnx's: takes an operator and sets the types of its outputs."""
 
 # What converters of classifiers are asked for by those that hold classifiers; raw scores are decision values.
 _OPTIONS = {"zipmap": [True, False], "nocl": [True, False]}
@@ -112,10 +115,10 @@ class Own:
                 strings = all(isinstance(label, str) for label in np.ravel(first).tolist())
                 variable.set_type((StringTensorType if strings else Int64TensorType)([rows]))
             else:
-                variable.set_type(_number_type(operator.inputs[0].type)([rows, _width(estimator)]))
+                variable.set_type(_number_type(operator.inputs[0].type)([rows, width(estimator)]))
 
 
-def _width(estimator: Any) -> int | None:
+def width(estimator: Any) -> int | None:
     """How many columns a transformer gives, where it tells."""
     try:
         return len(estimator.get_feature_names_out())
@@ -126,11 +129,14 @@ def _width(estimator: Any) -> int | None:
 
 @contextmanager
 def installed(
-    own: Iterable[Own], replacements: Mapping[str, Callable[[Converter], Converter]], settings: Settings
+    own: Iterable[Own],
+    replacements: Mapping[str, Callable[[Converter], Converter]],
+    shapes: Mapping[str, Callable[[Shapes], Shapes]],
+    settings: Settings,
 ) -> Iterator[None]:
     """Within this context skl2onnx uses these converters; afterwards its own again.
 
-    `replacements` are made of skl2onnx's own converters, by their aliases.
+    `replacements` are made of skl2onnx's own converters, `shapes` of its shape calculators, both by their aliases.
     """
     with _LOCK:
         before = [dict(registry) for registry in _REGISTRIES]
@@ -141,6 +147,9 @@ def installed(
                 _registration._converter_pool[alias] = _registration.RegisteredConverter(
                     replace(registered._fct), registered.get_allowed_options()
                 )
+            for alias, shape in shapes.items():
+                original = _registration._shape_calculator_pool[alias]
+                _registration._shape_calculator_pool[alias] = shape(original)
             for each in own:
                 each.install()
             yield

@@ -112,7 +112,11 @@ RIDGE = Ridge().fit(ROWS, SCORE)
         (OneVsRestClassifier(LogisticRegression()), ROWS / 100, THREE),
         (make_pipeline(StandardScaler(), LogisticRegression()), ROWS, THREE),
         (
-            make_pipeline(SimpleImputer(strategy="median", add_indicator=True), LogisticRegression(max_iter=5000)),
+            make_pipeline(
+                SimpleImputer(strategy="median", add_indicator=True),
+                StandardScaler(),  # which looks at how many columns there are
+                LogisticRegression(max_iter=5000),
+            ),
             GAPS,
             TWO,
         ),

@@ -413,6 +413,17 @@ def test_integer_division_by_request(tmp_path: Path) -> None:
     assert verify_package(tmp_path / "models" / "m" / "1").golden_cases == 4
 
 
+def test_names_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    named = graph(
+        [helper.make_node("Identity", ["in/0:ü"], ["out\x1b]0;\n"])],
+        [value("in/0:ü", TensorProto.FLOAT, "rows")],
+        [value("out\x1b]0;\n", TensorProto.FLOAT, "rows")],
+    )
+    (tmp_path / "m.onnx").write_bytes(named.SerializeToString())
+    shown = call("wrap", tmp_path / "m.onnx", tmp_path / "models" / "m").stdout
+    assert "  in  in/0:ü: float ['rows']\n  out out\\x1b]0;\\n: float ['rows']\n" in shown
+
+
 def test_a_version_that_is_there(tmp_path: Path) -> None:
     wrap_onnx(doubled(), tmp_path / "m" / "1")
     with pytest.raises(PackageExistsError):
