@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/admission"
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/config"
 	"github.com/concord-inference/concord/go/internal/ort"
 	"github.com/concord-inference/concord/go/internal/repository"
@@ -132,6 +133,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		Load:            library.Load,
 		Admit:           admission.New(trials, ort.Version, settings.AdmissionCache).Admit,
 		RequireManifest: settings.RequireManifest,
+		Batching:        func(id string) batch.Settings { return batchingOf(&settings, id) },
 		Changed:         health.SetModel,
 		Gone:            health.RemoveModel,
 		Log:             log,
@@ -165,6 +167,8 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		MaxConcurrentStreams: settings.MaxConcurrentStreams,
 		MaxHeaderBytes:       settings.MaxHeaderBytes,
 		MaxConnectionAge:     settings.MaxConnectionAge,
+		MaxRequest:           settings.MaxRequest,
+		MaxOutputBytes:       settings.MaxOutputBytes,
 		ConnectionGrace:      settings.DrainGrace,
 	}
 	grpc := server.New(options)

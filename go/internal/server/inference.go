@@ -33,6 +33,8 @@ func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRe
 	if in.server.draining.Load() {
 		return nil, draining()
 	}
+	ctx, cancel := in.server.within(ctx)
+	defer cancel()
 	a, f := in.ask(request)
 	defer a.release()
 	if f != nil {
@@ -41,7 +43,7 @@ func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRe
 	result := a.model.Queue().One(ctx, in.part(&a))
 	response, f := answer(begin, &a, &result)
 	if f != nil {
-		return nil, in.server.failed(a.id, f)
+		return nil, in.server.refused(ctx, a.id, f)
 	}
 	return response, nil
 }
@@ -55,6 +57,8 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	if f := in.server.checkBatch(len(requests)); f != nil {
 		return nil, f
 	}
+	ctx, cancel := in.server.within(ctx)
+	defer cancel()
 	results := make([]*inferencev1.BatchPredictResult, len(requests))
 	all := make([]asked, len(requests))
 	defer func() {
@@ -157,7 +161,7 @@ func (in *inference) ask(request *inferencev1.PredictRequest) (asked, *fault.Fau
 
 // part is what a request brings to the queue.
 func (in *inference) part(a *asked) batch.Part {
-	return batch.Part{Inputs: a.row, Wanted: a.model.Features.Wanted(), Most: int64(in.server.options.MaxMessageBytes)}
+	return batch.Part{Inputs: a.row, Wanted: a.model.Features.Wanted(), Most: in.server.maxOutput()}
 }
 
 // answer makes the response of a request that ran.

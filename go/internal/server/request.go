@@ -3,12 +3,15 @@
 package server
 
 import (
+	"context"
 	"math/rand/v2"
 	"strconv"
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 )
 
 // checkBatch holds a batch's number of requests against the limit.
@@ -20,6 +23,35 @@ func (s *Server) checkBatch(requests int) *fault.Fault {
 		return fault.Invalid(fault.BatchTooLarge, "requests", "expected at most %d requests, got %d", most, requests)
 	}
 	return nil
+}
+
+// within is the context of a call under the server's longest time for one.
+func (s *Server) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	most := s.options.MaxRequest
+	if most <= 0 {
+		return ctx, func() {}
+	}
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= most {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, most, fault.TooLong(most))
+}
+
+// maxOutput is the most bytes of one request's outputs.
+func (s *Server) maxOutput() int64 {
+	if s.options.MaxOutputBytes > 0 {
+		return s.options.MaxOutputBytes
+	}
+	return int64(s.options.MaxMessageBytes)
+}
+
+// refused is the fault that a call ends with; clients that retry by themselves are told when.
+func (s *Server) refused(ctx context.Context, requestID string, f *fault.Fault) *fault.Fault {
+	if f.Reason == fault.QueueFull {
+		delay := strconv.FormatInt(retryOf(f).Milliseconds(), 10)
+		_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", delay)) // fails only where nobody listens
+	}
+	return s.failed(requestID, f)
 }
 
 // failed logs a fault that is not the caller's.

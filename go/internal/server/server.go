@@ -44,6 +44,9 @@ type Options struct {
 	MaxBatchRequests int
 	Log              *slog.Logger
 
+	MaxRequest     time.Duration // requests without a deadline, or with a later one, get this; 0 is none
+	MaxOutputBytes int64         // of one request's outputs; 0 is MaxMessageBytes
+
 	// Of one connection; 0 is the default.
 	MaxConcurrentStreams, MaxHeaderBytes int
 	// MaxConnectionAge is when a connection is told to go, and ConnectionGrace how long what runs on it may then take. 0 is never.

@@ -74,6 +74,14 @@ func codeOf(f *fault.Fault) codes.Code {
 	return codes.Internal
 }
 
+// retryOf is when a retry may help; 0 where it does not.
+func retryOf(f *fault.Fault) time.Duration {
+	if f.Retry > 0 {
+		return f.Retry
+	}
+	return table[f.Reason].retry
+}
+
 // statusOf is the status of a fault, with its details.
 func statusOf(f *fault.Fault) *spb.Status {
 	info := &errdetails.ErrorInfo{Reason: string(f.Reason), Domain: domain}
@@ -93,7 +101,7 @@ func statusOf(f *fault.Fault) *spb.Status {
 		}
 		s.Details = append(s.Details, detail(bad))
 	}
-	if retry := table[f.Reason].retry; retry > 0 {
+	if retry := retryOf(f); retry > 0 {
 		s.Details = append(s.Details, detail(&errdetails.RetryInfo{RetryDelay: durationpb.New(retry)}))
 	}
 	return s

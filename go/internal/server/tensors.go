@@ -21,19 +21,34 @@ type tensorInference struct {
 	server *Server
 }
 
+// askedTensors is one request on its way: the version that answers, its tensors, and the outputs it wants.
+type askedTensors struct {
+	id     string // the request's, or ours
+	model  *model.Model
+	inputs []tensor.Tensor
+	wanted []int
+}
+
 func (in *tensorInference) Predict(ctx context.Context, request *inferencev1.PredictionRequest) (*inferencev1.PredictionResponse, error) {
 	if in.server.draining.Load() {
 		return nil, draining()
 	}
-	id := requestID(request.GetRequestId())
-	response, f := in.answer(ctx, id, request)
+	ctx, cancel := in.server.within(ctx)
+	defer cancel()
+	a, f := in.ask(request)
+	defer a.release()
 	if f != nil {
-		return nil, in.server.failed(id, f)
+		return nil, in.server.failed(a.id, f)
+	}
+	result := a.model.Queue().One(ctx, in.part(&a))
+	response, f := in.answer(&a, &result)
+	if f != nil {
+		return nil, in.server.refused(ctx, a.id, f)
 	}
 	return response, nil
 }
 
-// BatchPredict runs each request by itself: its tensors may have many rows each.
+// BatchPredict runs the requests of a version together where they fit; each may have many rows.
 func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev1.BatchPredictionRequest) (*inferencev1.BatchPredictionResponse, error) {
 	if in.server.draining.Load() {
 		return nil, draining()
@@ -42,64 +57,111 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 	if f := in.server.checkBatch(len(requests)); f != nil {
 		return nil, f
 	}
+	ctx, cancel := in.server.within(ctx)
+	defer cancel()
+	all := make([]askedTensors, len(requests))
+	defer func() {
+		for i := range all {
+			all[i].release()
+		}
+	}()
 	results := make([]*inferencev1.BatchPredictionResult, len(requests))
-	total := 0
+	total, limit := 0, in.server.options.MaxMessageBytes
+	// What is too large together is told at once: what follows would be computed and held for nothing.
+	put := func(i int, response *inferencev1.PredictionResponse, f *fault.Fault) bool {
+		results[i] = &inferencev1.BatchPredictionResult{Result: &inferencev1.BatchPredictionResult_Response{Response: response}}
+		if f != nil {
+			results[i].Result = &inferencev1.BatchPredictionResult_Error{Error: statusOf(in.server.failed(all[i].id, f))}
+		}
+		total += protowire.SizeTag(1) + protowire.SizeBytes(proto.Size(results[i]))
+		return total <= limit
+	}
+	groups := map[*model.Model][]int{} // by version, in order
+	var order []*model.Model
 	for i, one := range requests {
-		id := requestID(one.GetRequestId())
-		response, f := in.answer(ctx, id, one)
+		var f *fault.Fault
+		if all[i], f = in.ask(one); f != nil {
+			put(i, nil, f)
+			continue
+		}
+		if m := all[i].model; groups[m] == nil {
+			order = append(order, m)
+		}
+		groups[all[i].model] = append(groups[all[i].model], i)
+	}
+	for _, m := range order {
+		members := groups[m]
+		parts := make([]batch.Part, len(members))
+		for at, i := range members {
+			parts[at] = in.part(&all[i])
+		}
+		m.Queue().All(ctx, parts, func(at int, result *batch.Result) bool {
+			response, f := in.answer(&all[members[at]], result)
+			return put(members[at], response, f) && ctx.Err() == nil
+		})
 		// No one reads the results of a call that has ended.
 		if ctx.Err() != nil {
 			return nil, fault.Ended(ctx)
 		}
-		result := &inferencev1.BatchPredictionResult{Result: &inferencev1.BatchPredictionResult_Response{Response: response}}
-		if f != nil {
-			result.Result = &inferencev1.BatchPredictionResult_Error{Error: statusOf(in.server.failed(id, f))}
-		}
-		results[i] = result
-		// Told at once: what follows would be computed and held for nothing.
-		total += protowire.SizeTag(1) + protowire.SizeBytes(proto.Size(result))
-		if limit := in.server.options.MaxMessageBytes; total > limit {
+		if total > limit {
 			return nil, fault.AnswerTooLarge(int64(total), int64(limit))
 		}
 	}
 	return &inferencev1.BatchPredictionResponse{Results: results}, nil
 }
 
-// answer takes one request from its names to its answer.
-func (in *tensorInference) answer(ctx context.Context, id string, request *inferencev1.PredictionRequest) (*inferencev1.PredictionResponse, *fault.Fault) {
+// release lets the version go that the request held.
+func (a *askedTensors) release() {
+	if a.model != nil {
+		a.model.Release()
+	}
+}
+
+// ask takes a request as far as its tensors. The id is set, and a version may be held, also where that fails.
+func (in *tensorInference) ask(request *inferencev1.PredictionRequest) (askedTensors, *fault.Fault) {
+	a := askedTensors{id: requestID(request.GetRequestId())}
 	if f := model.CheckName(request.GetModelId(), request.GetModelVersion()); f != nil {
-		return nil, f
+		return a, f
 	}
-	m, f := in.server.options.Repository.Resolve(request.GetModelId(), request.GetModelVersion())
-	if f != nil {
-		return nil, f
+	var f *fault.Fault
+	if a.model, f = in.server.options.Repository.Resolve(request.GetModelId(), request.GetModelVersion()); f != nil {
+		return a, f
 	}
-	defer m.Release()
+	m := a.model
 	if m.Kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
-		return nil, fault.New(fault.MethodNotSupported, "model %s is generator: it takes no tensors", fault.Quote(m.ID)).At(m.ID, m.Version)
+		return a, fault.New(fault.MethodNotSupported, "model %s is generator: it takes no tensors", fault.Quote(m.ID)).At(m.ID, m.Version)
 	}
-	inputs, wanted, f := model.DecodeTensors(m, request.GetInputs(), request.GetOutputNames())
-	if f != nil {
-		return nil, f.At(m.ID, m.Version)
+	if a.inputs, a.wanted, f = model.DecodeTensors(m, request.GetInputs(), request.GetOutputNames()); f != nil {
+		return a, f.At(m.ID, m.Version)
 	}
-	limit := int64(in.server.options.MaxMessageBytes)
-	result := m.Queue().One(ctx, batch.Part{Inputs: inputs, Wanted: wanted, Most: limit})
+	return a, nil
+}
+
+// part is what a request brings to the queue.
+func (in *tensorInference) part(a *askedTensors) batch.Part {
+	return batch.Part{Inputs: a.inputs, Wanted: a.wanted, Most: in.server.maxOutput()}
+}
+
+// answer makes the response of a request that ran.
+func (in *tensorInference) answer(a *askedTensors, result *batch.Result) (*inferencev1.PredictionResponse, *fault.Fault) {
+	m := a.model
 	if result.Err != nil {
 		return nil, result.Err.At(m.ID, m.Version)
 	}
-	outputs, elapsed := result.Outputs, result.Elapsed
 	response := &inferencev1.PredictionResponse{
-		RequestId:    id,
+		RequestId:    a.id,
 		ModelVersion: m.Version,
-		Outputs:      make(map[string]*inferencev1.Tensor, len(outputs)),
+		Outputs:      make(map[string]*inferencev1.Tensor, len(result.Outputs)),
 		Timing: &inferencev1.Timing{
-			QueueMs: milliseconds(elapsed.Queue), ComputeMs: milliseconds(elapsed.Compute), BatchRows: int32(min(result.Rows, math.MaxInt32)),
+			QueueMs: milliseconds(result.Elapsed.Queue), ComputeMs: milliseconds(result.Elapsed.Compute),
+			BatchRows: int32(min(result.Rows, math.MaxInt32)),
 		},
 	}
 	specs := m.Outputs()
-	for at := range outputs {
-		response.Outputs[specs[wanted[at]].Name] = tensor.ToWire(&outputs[at])
+	for at := range result.Outputs {
+		response.Outputs[specs[a.wanted[at]].Name] = tensor.ToWire(&result.Outputs[at])
 	}
+	limit := int64(in.server.options.MaxMessageBytes)
 	if size := int64(proto.Size(response)); size > limit {
 		return nil, fault.AnswerTooLarge(size, limit).At(m.ID, m.Version)
 	}
