@@ -200,7 +200,7 @@ func (p *Plan) bindPrediction(b *modelpackagev1.PredictionBinding, outputs []ten
 	if b.GetPrediction().GetName() == "" {
 		return errNoName
 	}
-	at, spec, err := p.find(b.GetOutput(), b.GetIndex(), outputs)
+	at, spec, err := p.find(b.GetOutput(), b.GetIndex(), false, outputs)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (p *Plan) bindOutput(b *modelpackagev1.OutputBinding, outputs []tensor.Spec
 	if public.GetName() == "" {
 		return errNoName
 	}
-	at, spec, err := p.find(b.GetOnnxOutput(), b.GetIndex(), outputs)
+	at, spec, err := p.find(b.GetOnnxOutput(), b.GetIndex(), len(public.GetShape()) > 0, outputs)
 	if err != nil {
 		return err
 	}
@@ -246,8 +246,9 @@ func (p *Plan) bindOutput(b *modelpackagev1.OutputBinding, outputs []tensor.Spec
 	return nil
 }
 
-// find is the output of the graph that a binding names, among those wanted; the index must lie in its row.
-func (p *Plan) find(name string, index int64, outputs []tensor.Spec) (int, *tensor.Spec, error) {
+// find is the output of the graph that a binding names, among those wanted; the index must lie in its row. An array of no elements begins at
+// 0, too.
+func (p *Plan) find(name string, index int64, array bool, outputs []tensor.Spec) (int, *tensor.Spec, error) {
 	graph := slices.IndexFunc(outputs, func(s tensor.Spec) bool { return s.Name == name })
 	if graph < 0 {
 		return 0, nil, fmt.Errorf("the graph has no output %s", fault.Quote(name))
@@ -261,7 +262,7 @@ func (p *Plan) find(name string, index int64, outputs []tensor.Spec) (int, *tens
 	if index < 0 {
 		return 0, nil, fmt.Errorf("expected an index of at least 0, got %d", index)
 	}
-	if n, ok := tensor.Elements(row); ok && !spec.Unranked && index >= n {
+	if n, ok := tensor.Elements(row); ok && !spec.Unranked && index >= n && (n > 0 || index > 0 || !array) {
 		return 0, nil, fmt.Errorf("index %d is outside output %s, which has %d in a row", index, fault.Quote(name), n)
 	}
 	return at, spec, nil

@@ -308,6 +308,12 @@ func TestBindingErrors(t *testing.T) {
 		{"output shape", two, ab(), func(m *modelpackagev1.Manifest) {
 			m.Outputs = []*modelpackagev1.OutputBinding{{Output: &inferencev1.Output{Name: "o", Type: FLOAT, Shape: []int64{3}}, OnnxOutput: "y"}}
 		}, `output "o": expected 2 elements as output "y" has in a row, got shape [3]`},
+		{"output of no elements", two, ab(), func(m *modelpackagev1.Manifest) {
+			m.Outputs = []*modelpackagev1.OutputBinding{{Output: &inferencev1.Output{Name: "o", Type: FLOAT, Shape: []int64{0}}, OnnxOutput: "nothing"}}
+		}, ""},
+		{"scalar of no elements", two, ab(), func(m *modelpackagev1.Manifest) {
+			m.Outputs = []*modelpackagev1.OutputBinding{{Output: &inferencev1.Output{Name: "o", Type: FLOAT}, OnnxOutput: "nothing"}}
+		}, `output "o": index 0 is outside output "nothing", which has 0 in a row`},
 		{"output array index", two, ab(), func(m *modelpackagev1.Manifest) {
 			m.Outputs = []*modelpackagev1.OutputBinding{{Output: &inferencev1.Output{Name: "o", Type: FLOAT, Shape: []int64{2}}, OnnxOutput: "y", Index: 1}}
 		}, `output "o": expected index 0 for an array, got 1`},
@@ -317,7 +323,7 @@ func TestBindingErrors(t *testing.T) {
 			if c.spoil != nil {
 				c.spoil(m)
 			}
-			_, err := FromManifest(m, c.inputs, append(slices.Clone(anyOutput), spec("texts", tensor.String, -1), spec("flag", tensor.Bool, -1)))
+			_, err := FromManifest(m, c.inputs, append(slices.Clone(anyOutput), spec("texts", tensor.String, -1), spec("flag", tensor.Bool, -1), spec("nothing", tensor.Float32, -1, 0)))
 			if got := ""; err != nil && err.Error() != c.want || err == nil && c.want != got {
 				t.Errorf("got %v, want %q", err, c.want)
 			}

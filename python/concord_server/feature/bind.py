@@ -258,7 +258,7 @@ def _bind_output(plan: Plan, binding: manifest_pb2.OutputBinding, outputs: Seque
     public = binding.output
     if not public.name:
         raise BindError("expected a name, got nothing")
-    at, spec = _find(plan, binding.onnx_output, binding.index, outputs)
+    at, spec = _find(plan, binding.onnx_output, binding.index, outputs, array=bool(public.shape))
     if public.type != type_of(spec.dtype):
         wanted = f"{_type_text(type_of(spec.dtype))} for output {quote(spec.name)}, {dtype_name(spec.dtype)}"
         raise BindError(f"expected type {wanted}, got {_type_text(public.type)}")
@@ -274,8 +274,11 @@ def _bind_output(plan: Plan, binding: manifest_pb2.OutputBinding, outputs: Seque
     return OutputSource(public, at, binding.index, scalar=not public.shape)
 
 
-def _find(plan: Plan, name: str, index: int, outputs: Sequence[Spec]) -> tuple[int, Spec]:
-    """The output of the graph that a binding names, among those wanted; the index must lie in its row."""
+def _find(plan: Plan, name: str, index: int, outputs: Sequence[Spec], *, array: bool = False) -> tuple[int, Spec]:
+    """The output of the graph that a binding names, among those wanted; the index must lie in its row.
+
+    An array of no elements begins at 0, too.
+    """
     graph = next((i for i, spec in enumerate(outputs) if spec.name == name), None)
     if graph is None:
         raise BindError(f"the graph has no output {quote(name)}")
@@ -284,7 +287,7 @@ def _find(plan: Plan, name: str, index: int, outputs: Sequence[Spec]) -> tuple[i
     if index < 0:
         raise BindError(f"expected an index of at least 0, got {index}")
     count = elements(_row(plan, at))
-    if count is not None and not spec.unranked and index >= count:
+    if count is not None and not spec.unranked and index >= count and (count or index or not array):
         raise BindError(f"index {index} is outside output {quote(name)}, which has {count} in a row")
     return at, spec
 

@@ -279,6 +279,15 @@ def test_answers_that_do_not_fit_the_graph(kit: SimpleNamespace, changes: Any, s
     assert str(caught.value) == message
 
 
+def test_an_array_of_no_elements(kit: SimpleNamespace) -> None:
+    nothing = Spec("y", DType.FLOAT, (-1, 0))
+    plan = from_manifest(kit.parse_manifest(kit.manifest(**output(shape=[0]))), [X], [nothing])
+    assert list(plan.public_outputs[0].shape) == [0]
+    with pytest.raises(BindError) as caught:
+        from_manifest(kit.parse_manifest(kit.manifest(**output())), [X], [nothing])
+    assert str(caught.value) == 'output "o": index 0 is outside output "y", which has 0 in a row'
+
+
 def test_an_array_may_be_columns_or_fill_an_input_of_any_rank(kit: SimpleNamespace) -> None:
     wide = Spec("x", DType.FLOAT, (-1, -1))
     features = [feature("pair", shape=[2], column=1), feature("one")]
