@@ -284,6 +284,7 @@ func (r *Repository) publish(id string) {
 	if m == nil {
 		delete(entries, id)
 		r.current.Store(&entries)
+		r.tellStates(id, before, nil)
 		if r.options.Gone != nil && before != nil {
 			r.options.Gone(id)
 		}
@@ -301,6 +302,7 @@ func (r *Repository) publish(id string) {
 	}
 	entries[id] = entry
 	r.current.Store(&entries)
+	r.tellStates(id, before, entry)
 	if r.options.Changed != nil && (before == nil || before.IsReady() != entry.IsReady()) {
 		r.options.Changed(id, entry.IsReady())
 	}

@@ -52,7 +52,9 @@ type Options struct {
 	Changed func(modelID string, ready bool)
 	// Gone is called when a model has left the repository. It may be nil.
 	Gone func(modelID string)
-	Log  *slog.Logger
+	// State is called with each new state of a version, in order; Left is that it is there no more. It may be nil.
+	State func(modelID, version string, state State)
+	Log   *slog.Logger
 }
 
 // Repository is a directory of models. Its methods may be called from several goroutines.
