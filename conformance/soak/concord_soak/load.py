@@ -20,13 +20,14 @@ Call = Callable[[int], Awaitable[Outcome]]
 
 @dataclass
 class Load:
-    """What was sent within `seconds`, how it ended, and how late the client itself was."""
+    """What was sent within `seconds`, how it ended by `whole_seconds`, how late the client itself was."""
 
     seconds: float = 0.0
     sent: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     late_seconds: list[float] = field(default_factory=list)
     client_cpu_seconds: float = 0.0
+    whole_seconds: float = 0.0
 
     @property
     def answered_per_second(self) -> float:
@@ -76,5 +77,5 @@ async def open_loop(rate: float, seconds: float, call: Call) -> Load:
     load.seconds = end - began
     outcomes = await asyncio.gather(*tasks)
     load.outcomes = [outcome for outcome in outcomes if outcome.code != "OK" or outcome.ended <= end]
-    load.client_cpu_seconds = time.process_time() - cpu
+    load.client_cpu_seconds, load.whole_seconds = time.process_time() - cpu, time.perf_counter() - began
     return load

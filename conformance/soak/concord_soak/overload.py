@@ -115,7 +115,7 @@ async def _measure(
     refused = [outcome.seconds for load in loads for outcome in load.outcomes if outcome.reason == "QUEUE_FULL"]
     if not refused:
         problems.append("nothing was refused: the queue took all of it")
-    wall = sum(load.seconds for load in loads)
+    wall, whole = sum(load.seconds for load in loads), sum(load.whole_seconds for load in loads)
     return {
         "peak_per_second": round(statistics.median(peaks), 1),
         "offered_per_second": round(sum(load.sent for load in loads) / wall, 1),
@@ -127,8 +127,8 @@ async def _measure(
         "health_checks": len(health),
         **figures("health", health),
         "client_late_ms_p99": round(quantile([late for load in loads for late in load.late_seconds], 0.99) * 1000, 2),
-        "client_processors": round(sum(load.client_cpu_seconds for load in loads) / wall, 2),
-        "server_processors": round(server_cpu / wall, 2),
+        "client_processors": round(sum(load.client_cpu_seconds for load in loads) / whole, 2),
+        "server_processors": round(server_cpu / whole, 2),
         "goals": "goodput_share_of_peak >= 0.8, refused_ms_p99 < 50, health_ms_p99 < 100",
         "met": statistics.median(shares) >= 0.8 and quantile(refused, 0.99) < 0.05 and quantile(health, 0.99) < 0.1,
         "problems": [f"{count} times: {problem}" for problem, count in Counter(problems).most_common(20)],

@@ -111,7 +111,8 @@ async def run_soak(
                 await _run(world, server, actors, seconds, seed, report, bounds or Bounds())
             except (OSError, TimeoutError) as error:
                 # What it held can no longer be read, or it no longer answers.
-                report.problems.append(f"the server cannot be reached: {type(error).__name__}: {error}")
+                how = "cannot be reached" if server.alive() else "ended by itself"
+                report.problems.append(f"the server {how}: {type(error).__name__}: {error}")
             report.problems[:0] = world.findings.texts
             if world.findings.total > len(world.findings.texts):
                 report.problems.append(f"and {world.findings.total - len(world.findings.texts)} findings more")
@@ -142,7 +143,7 @@ async def _run(
     gauges = Gauges(server.pid, server.http)
     world.open_shared()
     await world.shared[0].ready()
-    await _play(world, server, actors, max(3.0, min(20.0, seconds / 4)), f"{seed}/warm", report, None)
+    await _play(world, server, actors, max(1.0, min(20.0, seconds / 4)), f"{seed}/warm", report, None)
     await world.close_shared()
     baseline = await _settled(gauges)
     report.baseline = asdict(baseline)
