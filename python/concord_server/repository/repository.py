@@ -70,7 +70,6 @@ class Repository:
         self._admit = admit
         self._changed = changed
         self._state = state
-        self._state = state
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="load")
         self._looking = threading.Lock()  # one look at a time
         self._missed: set[str] = set()  # models that the last look did not find
@@ -232,14 +231,11 @@ class Repository:
             left = tuple(v for v in entry.versions if v.leaving is None or v.leaving() is not None)
             if len(left) < len(entry.versions):
                 entries[model_id] = replace(entry, versions=left)
-                self._tell_states(model_id, entry, entries[model_id])
         self._entries = entries
         self._tell_states(before)
 
     def _publish(self, entries: Mapping[str, Entry]) -> None:
         before, self._entries = self._entries, entries
-        for model_id in before.keys() | entries.keys():
-            self._tell_states(model_id, before.get(model_id), entries.get(model_id))
         for model_id, entry in entries.items():
             ready = entry.default is not None
             if model_id not in before or (before[model_id].default is not None) != ready:
@@ -258,18 +254,6 @@ class Repository:
                 for number in was.keys() | now.keys():
                     if was.get(number) is not now.get(number):
                         self._state(model_id, number, now.get(number))
-
-    def _tell_states(self, model_id: str, before: Entry | None, after: Entry | None) -> None:
-        """Tells which versions of a model are in another state than before."""
-        if before is after:
-            return
-        was = {version.number: version.state for version in before.versions} if before else {}
-        states = {version.number: version.state for version in after.versions} if after else {}
-        for number in was.keys() - states.keys():
-            self._state(model_id, number, None)
-        for number, state in states.items():
-            if was.get(number) is not state:
-                self._state(model_id, number, state)
 
     def _begin(self) -> Sequence[Future[None]]:
         """Begins to load what has settled."""
