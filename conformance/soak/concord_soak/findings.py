@@ -11,7 +11,7 @@ _KEPT = 100
 
 
 class Findings:
-    """Counts everything that is wrong and keeps the first texts."""
+    """Counts everything that is wrong and keeps the first different texts."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -20,8 +20,9 @@ class Findings:
     def add(self, who: str, text: str) -> None:
         """Something is wrong."""
         self.counts[who] += 1
-        if len(self.texts) < _KEPT:
-            self.texts.append(f"{who}: {text}")
+        text = f"{who}: {text}"
+        if len(self.texts) < _KEPT and text not in self.texts:
+            self.texts.append(text)
 
     @property
     def total(self) -> int:

@@ -115,7 +115,7 @@ async def run_soak(
                 report.problems.append(f"the server {how}: {type(error).__name__}: {error}")
             report.problems[:0] = world.findings.texts
             if world.findings.total > len(world.findings.texts):
-                report.problems.append(f"and {world.findings.total - len(world.findings.texts)} findings more")
+                report.problems.append(f"and {world.findings.total - len(world.findings.texts)} findings more, or the same again")
             report.calls, report.seen = world.tally.calls, dict(sorted(world.seen.items()))
     return report
 

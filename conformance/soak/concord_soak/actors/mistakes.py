@@ -33,7 +33,7 @@ _NAMES = (
     '"',
     "\r\nx: y",
 )
-_ABSENT = ("nobody", "x" * 128, "IDENTITY", "identity.", "__init__", "con")
+_ABSENT = ("nobody", "x" * 128, "IDENTITY", "identity.", "init__", "con")
 
 Mistake = tuple[str, bytes, str, str]
 
