@@ -66,11 +66,9 @@ class Inference:
     async def predict(self, received: Received[PredictRequest]) -> PredictResponse:
         """Answers one request."""
         request, engine = received.message, self._engine
-        request_id = request_id_of(request.request_id)
+        request_id = received.record.request_id = request_id_of(request.request_id)
         try:
-            received.record.request_id = request_id
-            asked = self._ask(0, request_id, request)
-            received.record.answers(asked.model.model_id, asked.model.version)
+            asked = self._ask(0, request_id, request, received.record)
             if received.size > _LARGE_FEATURES:
                 await engine.off_loop(asked.decode)
             else:
@@ -93,8 +91,7 @@ class Inference:
         for i, one in enumerate(requests):
             request_id = request_id_of(one.request_id)
             try:
-                asked.append(self._ask(i, request_id, one))
-                record.answers(asked[-1].model.model_id, asked[-1].model.version)
+                asked.append(self._ask(i, request_id, one, record))
             except Fault as failure:
                 results[i] = _failed(request_id, failure, record)
         large = received.size > _LARGE_FEATURES
@@ -132,16 +129,17 @@ class Inference:
                 encode()
         return BatchPredictResponse(results=[result for result in results if result is not None])
 
-    def stream_predict(self, request: PredictRequest) -> Fault:
+    def stream_predict(self, received: Received[PredictRequest]) -> Fault:
         """Why the request gets no stream: no kind of model that is served generates text."""
+        received.record.request_id = received.message.request_id
         try:
-            model = self._find(request)
+            model = self._find(received.message, received.record)
         except Fault as failure:
             return failure
         text = f"model {quote(model.model_id)} is {kind_text(model.kind)}: it does not generate text"
         return Fault(Reason.METHOD_NOT_SUPPORTED, text).at(model.model_id, model.version)
 
-    def _find(self, request: PredictRequest) -> Model:
+    def _find(self, request: PredictRequest, record: Record) -> Model:
         """Checks what a request names and how, and finds the version that answers it."""
         check_name(request.model_id, request.model_version)
         if request.HasField("config"):
@@ -149,11 +147,14 @@ class Inference:
                 check_config(request.config)
             except Fault as failure:
                 raise failure.at(request.model_id) from None
-        return self._repository.resolve(request.model_id, request.model_version)
+        model = self._repository.resolve(request.model_id, request.model_version)
+        # From here on also what fails is the version's.
+        record.answers(model.model_id, model.version)
+        return model
 
-    def _ask(self, index: int, request_id: str, request: PredictRequest) -> _Asked:
+    def _ask(self, index: int, request_id: str, request: PredictRequest, record: Record) -> _Asked:
         """Takes a request as far as its queue: where that is full, the features are not worth reading."""
-        model = self._find(request)
+        model = self._find(request, record)
         try:
             plan = model.plan()
             self._engine.check_room(model)

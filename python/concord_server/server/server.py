@@ -93,7 +93,7 @@ class Server(Listener):
 
         async def stream_predict(received: Received[inference_service_pb2.PredictRequest]) -> AsyncIterator[Message]:
             self._refuse_while_draining()
-            raise inference.stream_predict(received.message)
+            raise inference.stream_predict(received)
             yield  # makes it a generator
 
         guard = self._guard
