@@ -23,6 +23,7 @@ type Part struct {
 // Elapsed says where the time of a request went.
 type Elapsed struct {
 	Queue, Compute time.Duration // Compute is of the whole execution that held the request
+	Began          time.Time     // when that execution did; zero where the request never ran
 }
 
 // Result is what one part got.

@@ -67,7 +67,7 @@ func (q *Queue) alone(ctx context.Context, w *work, i int) {
 	result.Rows = Rows(part.Inputs)
 	begin := time.Now()
 	outputs, err := q.options.Run(ctx, part.Inputs, part.Wanted, part.Most)
-	result.Elapsed.Compute = time.Since(begin)
+	result.Elapsed.Began, result.Elapsed.Compute = begin, time.Since(begin)
 	q.options.Watcher.Ran(1, result.Rows, result.Elapsed.Compute)
 	switch {
 	case err == nil:
@@ -115,7 +115,7 @@ func (q *Queue) together(ctx context.Context, works []*work) bool {
 	for _, w := range works {
 		for i := range w.parts {
 			result := &w.results[i]
-			result.Rows, result.Elapsed.Compute = total, compute
+			result.Rows, result.Elapsed.Began, result.Elapsed.Compute = total, begin, compute
 			if most := w.parts[i].Most; most > 0 && bytesOf(parts[at]) > most {
 				result.Err = fault.AnswerTooLarge(bytesOf(parts[at]), most)
 			} else {

@@ -53,13 +53,14 @@ type Call struct {
 	requestID string
 	version   *Version // that answers; nil: none so far
 	several   bool     // versions were named
+	refused   []string // reasons of the items of a batch that failed
 	runs      []run    // only where there is a span
 	most      run      // the largest of each
 }
 
 // run is one execution that the call waited for.
 type run struct {
-	entered        time.Time // in the queue
+	began          time.Time // to run; zero where it never did
 	queue, compute time.Duration
 	rows           int
 }
@@ -107,7 +108,7 @@ func (c *Call) Asks(requestID string) {
 	}
 }
 
-// Answers says which version answers a request of the call. It must be one that the repository resolved.
+// Answers says which version answers a request of the call.
 func (c *Call) Answers(modelID, version string) {
 	if c == nil || c.several {
 		return
@@ -121,12 +122,23 @@ func (c *Call) Answers(modelID, version string) {
 	c.version = c.method.telemetry.Version(modelID, version)
 }
 
-// Ran says that a request of the call entered a queue, waited, and was held by an execution of so many rows. Compute is 0 where it never ran.
-func (c *Call) Ran(entered time.Time, queue, compute time.Duration, rows int) {
+// Refuses says that an item of a batch gets an error.
+func (c *Call) Refuses(reason string) {
+	if c != nil {
+		c.refused = append(c.refused, reason)
+	}
+}
+
+// Ran says how long a request of the call waited, and when the execution of so many rows that held it began and how long it took; began is zero where
+// none did.
+func (c *Call) Ran(began time.Time, queue, compute time.Duration, rows int) {
 	if c == nil {
 		return
 	}
-	r := run{entered, queue, compute, rows}
+	r := run{began, queue, compute, rows}
+	if began.IsZero() {
+		r.began, r.compute, r.rows = time.Now(), 0, 0 // it waited until now
+	}
 	if c.span != nil && len(c.runs) < maxRuns {
 		for i := range c.runs {
 			if c.runs[i] == r {
@@ -135,7 +147,7 @@ func (c *Call) Ran(entered time.Time, queue, compute time.Duration, rows int) {
 		}
 		c.runs = append(c.runs, r)
 	}
-	c.most = run{queue: max(c.most.queue, queue), compute: max(c.most.compute, compute), rows: max(c.most.rows, rows)}
+	c.most = run{queue: max(c.most.queue, queue), compute: max(c.most.compute, compute), rows: max(c.most.rows, r.rows)}
 }
 
 // End ends the call. The reason is that of its error, or nothing.
@@ -148,13 +160,19 @@ func (c *Call) End(code codes.Code, reason string) {
 	t.metrics.open.Dec()
 	if code != codes.OK {
 		t.Rejected(reason)
+	} else {
+		for _, each := range c.refused {
+			t.Rejected(each)
+		}
 	}
 	version := c.version
 	if version == nil {
 		version = t.none
 	}
 	took := time.Since(c.begin)
-	version.ended(c.method, code, took)
+	if !version.ended(c.method, code, took) {
+		t.none.ended(c.method, code, took)
+	}
 	if c.span != nil {
 		c.endSpan(version.name, code, reason)
 	}

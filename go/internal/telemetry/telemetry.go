@@ -7,6 +7,7 @@ package telemetry
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -105,10 +106,10 @@ func (t *Telemetry) State(id, version string, state inferencev1.ModelState) {
 		t.remove(versionName{id, version})
 		return
 	}
-	t.Version(id, version).setState(state)
+	t.add(versionName{id, version}).setState(state)
 }
 
-// Version is what is shown of a version that the repository knows. Nobody may ask for one by what a caller wrote.
+// Version is what is shown of a version that State has told of; of any other nothing is shown, so that neither callers nor late comers bring series.
 func (t *Telemetry) Version(id, version string) *Version {
 	if t == nil {
 		return nil
@@ -117,6 +118,10 @@ func (t *Telemetry) Version(id, version string) *Version {
 	if v := (*t.versions.Load())[name]; v != nil {
 		return v
 	}
+	return &Version{telemetry: t, name: name, left: true}
+}
+
+func (t *Telemetry) add(name versionName) *Version {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	known := *t.versions.Load()
@@ -125,9 +130,7 @@ func (t *Telemetry) Version(id, version string) *Version {
 	}
 	v := &Version{telemetry: t, name: name}
 	more := make(map[versionName]*Version, len(known)+1)
-	for n, k := range known {
-		more[n] = k
-	}
+	maps.Copy(more, known)
 	more[name] = v
 	t.versions.Store(&more)
 	return v
@@ -141,12 +144,8 @@ func (t *Telemetry) remove(name versionName) {
 	if v == nil {
 		return
 	}
-	fewer := make(map[versionName]*Version, len(known))
-	for n, k := range known {
-		if n != name {
-			fewer[n] = k
-		}
-	}
+	fewer := maps.Clone(known)
+	delete(fewer, name)
 	t.versions.Store(&fewer)
 	v.leave()
 }

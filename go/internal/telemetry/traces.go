@@ -99,12 +99,11 @@ func (c *Call) endSpan(name versionName, code codes.Code, reason string) {
 	below := trace.ContextWithSpan(context.Background(), c.span)
 	tracer := c.method.telemetry.traces.tracer
 	for _, r := range c.runs {
-		began := r.entered.Add(r.queue)
-		_, queue := tracer.Start(below, "queue", trace.WithTimestamp(r.entered))
-		queue.End(trace.WithTimestamp(began))
-		if r.compute > 0 {
-			_, compute := tracer.Start(below, "compute", trace.WithTimestamp(began), trace.WithAttributes(attribute.Int("batch_rows", r.rows)))
-			compute.End(trace.WithTimestamp(began.Add(r.compute)))
+		_, queue := tracer.Start(below, "queue", trace.WithTimestamp(r.began.Add(-r.queue)))
+		queue.End(trace.WithTimestamp(r.began))
+		if r.rows > 0 {
+			_, compute := tracer.Start(below, "compute", trace.WithTimestamp(r.began), trace.WithAttributes(attribute.Int("batch_rows", r.rows)))
+			compute.End(trace.WithTimestamp(r.began.Add(r.compute)))
 		}
 	}
 	c.span.SetAttributes(attribute.Int("rpc.grpc.status_code", int(code)))

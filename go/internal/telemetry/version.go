@@ -88,25 +88,26 @@ func (v *Version) running() *runs {
 	return r
 }
 
-// ended counts a call of a method that ended.
-func (v *Version) ended(method *Method, code codes.Code, took time.Duration) {
+// ended counts a call of a method that ended; false is that the version has left and has no series for it.
+func (v *Version) ended(method *Method, code codes.Code, took time.Duration) bool {
 	c := v.callsOf(method)
 	if c == nil {
-		return
+		return false
 	}
 	c.duration.Observe(took.Seconds())
 	if counter := c.ended[code].Load(); counter != nil {
 		(*counter).Inc()
-		return
+		return true
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.left {
-		return
+		return true // its duration counted unseen
 	}
 	counter := v.telemetry.metrics.requests.WithLabelValues(method.service, method.name, v.name.model, v.name.version, codeNames[code])
 	c.ended[code].Store(&counter)
 	counter.Inc()
+	return true
 }
 
 // callsOf is the series of a method, or nil where the version left before it had any.
