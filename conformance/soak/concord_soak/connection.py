@@ -92,9 +92,18 @@ class Connection:
             await self._channel.channel_ready()
 
     async def unary(
-        self, path: str, data: bytes, *, deadline: float = LONGEST_SECONDS, cancel_after: float | None = None
+        self,
+        path: str,
+        data: bytes,
+        *,
+        deadline: float = LONGEST_SECONDS,
+        cancel_after: float | None = None,
+        passing: bool = False,
     ) -> Outcome:
-        """One request, one answer; `deadline` and `cancel_after` are seconds from now."""
+        """One request, one answer; `deadline` and `cancel_after` are seconds from now.
+
+        `passing` is said of a model whose versions come and go; see Tally.
+        """
         stub = self._unary.get(path)
         if stub is None:
             made: Any = self._channel.unary_unary(path)
@@ -105,19 +114,19 @@ class Connection:
         try:
             answer = await call
         except grpc.aio.AioRpcError as error:
-            return self._failed(path, error, began)
+            return self._failed(path, error, began, passing=passing)
         except asyncio.CancelledError:
             if not call.cancelled() or _task_cancelled():
                 raise
-            self._tally.ended(path, "CANCELLED", certain=False)
+            self._tally.ended(path, "CANCELLED", certain=False, passing=passing)
             return Outcome("CANCELLED", began, time.perf_counter())
         except grpc.aio.UsageError:  # the connection was closed first
-            self._tally.ended(path, "CANCELLED", certain=False)
+            self._tally.ended(path, "CANCELLED", certain=False, passing=passing)
             return Outcome("CANCELLED", began, time.perf_counter(), message="the connection is closed")
         finally:
             if timer is not None:
                 timer.cancel()
-        self._tally.ended(path, "OK", certain=True)
+        self._tally.ended(path, "OK", certain=True, passing=passing)
         return Outcome("OK", began, time.perf_counter(), answer)
 
     async def stream(
@@ -146,7 +155,13 @@ class Connection:
         return Outcome("OK", began, time.perf_counter(), messages=messages)
 
     def _failed(
-        self, path: str, error: grpc.aio.AioRpcError, began: float, messages: list[bytes] | None = None
+        self,
+        path: str,
+        error: grpc.aio.AioRpcError,
+        began: float,
+        messages: list[bytes] | None = None,
+        *,
+        passing: bool = False,
     ) -> Outcome:
         ended = time.perf_counter()
         reason, retry, pushback = "", False, ""
@@ -159,7 +174,7 @@ class Connection:
             elif key == _PUSHBACK:
                 pushback = str(value)
         code = error.code().name
-        self._tally.ended(path, code, certain=reason != "")
+        self._tally.ended(path, code, certain=reason != "", passing=passing)
         return Outcome(
             code, began, ended, b"", messages or [], reason, error.details() or "", retry=retry, pushback_ms=pushback
         )

@@ -31,11 +31,13 @@ class Scrape:
         wanted = set(labels.items())
         return sum(value for key, value in self.series.get(name, {}).items() if wanted <= key)
 
-    def calls(self) -> dict[tuple[str, str, str], float]:
-        """Calls that ended, by service, method and code."""
+    def calls(self, without_model: str = "") -> dict[tuple[str, str, str], float]:
+        """Calls that ended, by service, method and code; those that one model answered may be left out."""
         counts: dict[tuple[str, str, str], float] = {}
         for key, value in self.series.get("inference_requests_total", {}).items():
             labels = dict(key)
+            if without_model and labels.get("model") == without_model:
+                continue
             by = (labels.get("service", ""), labels.get("method", ""), labels.get("code", ""))
             counts[by] = counts.get(by, 0) + value
         return counts

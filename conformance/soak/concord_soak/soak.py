@@ -17,6 +17,7 @@ from concord_soak.actors import all_actors
 from concord_soak.actors.limits import FLOOD, FLOOD_ROWS, slow_request
 from concord_soak.gauges import Gauges, Sample, slope_per_minute
 from concord_soak.process import Server
+from concord_soak.scratch import STAMP
 from concord_soak.stage import FIXTURES, MODELS, Stage, prepare
 from concord_soak.truth import PREDICT, Case, Package, answer_problem, any_cases
 from concord_soak.world import Actor, Turn, World
@@ -115,7 +116,9 @@ async def run_soak(
                 report.problems.append(f"the server {how}: {type(error).__name__}: {error}")
             report.problems[:0] = world.findings.texts
             if world.findings.total > len(world.findings.texts):
-                report.problems.append(f"and {world.findings.total - len(world.findings.texts)} findings more, or the same again")
+                report.problems.append(
+                    f"and {world.findings.total - len(world.findings.texts)} findings more, or the same again"
+                )
             report.calls, report.seen = world.tally.calls, dict(sorted(world.seen.items()))
     return report
 
@@ -263,7 +266,7 @@ async def _metrics(gauges: Gauges, world: World, report: Report) -> None:
         report.problems.append("metrics: no inference_requests_total")
         return
     report.metrics_compared = True
-    report.problems += [f"metrics: {wrong}" for wrong in world.tally.disagreements(scrape.calls())]
+    report.problems += [f"metrics: {wrong}" for wrong in world.tally.disagreements(scrape.calls(STAMP))]
     waiting = scrape.sum("inference_queue_rows")
     if waiting:
         report.problems.append(f"metrics: inference_queue_rows: expected 0 where nothing waits, got {waiting:g}")

@@ -55,7 +55,7 @@ async def _broken(turn: Turn) -> None:
     made = await asyncio.to_thread(turn.world.scratch.make_stamp, number, broken=True)
     turn.world.scratch.bring_in(made)
     if await _until(turn, f"version {number} refused", lambda m: _state(m, number) == model_pb2.MODEL_STATE_FAILED):
-        outcome = await turn.connection().unary(PREDICT, stamp_request(1, str(number), turn.request_id()))
+        outcome = await turn.connection().unary(PREDICT, stamp_request(1, str(number), turn.request_id()), passing=True)
         turn.expect(outcome, "FAILED_PRECONDITION", "MODEL_FAILED", "a version whose bytes are not the manifest's")
         turn.saw("broken versions refused")
     turn.world.scratch.take_out(number)
@@ -86,7 +86,7 @@ async def stamped(turn: Turn) -> None:
     """Asks for whatever version serves, by nothing or by label: there always is one, and it is never a mixture."""
     name = turn.rng.choice(["", "stable"])
     x, request_id = float(turn.rng.randint(-1000, 1000)), turn.request_id()
-    outcome = await turn.connection().unary(PREDICT, stamp_request(x, name, request_id))
+    outcome = await turn.connection().unary(PREDICT, stamp_request(x, name, request_id), passing=True)
     if outcome.code != "OK":
         turn.wrong(f"{STAMP} {name!r}: expected an answer, got {outcome}")
     elif problem := turn.world.stamps.problem(name, x, request_id, outcome.data, outcome.began, outcome.ended):
@@ -100,7 +100,7 @@ async def stamped_by_number(turn: Turn) -> None:
     """Asks for the newest numbers: an answer of that version, or a clear word that it is not there yet or no more."""
     number = turn.world.next_stamp - turn.rng.randint(0, 2)
     x, request_id = float(turn.rng.randint(-1000, 1000)), turn.request_id()
-    outcome = await turn.connection().unary(PREDICT, stamp_request(x, str(number), request_id))
+    outcome = await turn.connection().unary(PREDICT, stamp_request(x, str(number), request_id), passing=True)
     if outcome.code == "OK":
         name = str(number)
         if problem := turn.world.stamps.problem(name, x, request_id, outcome.data, outcome.began, outcome.ended):
