@@ -10,11 +10,14 @@ import (
 	"time"
 
 	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/telemetry"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/gzip" // clients may compress, and then get compressed answers
 	encodingproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -71,24 +74,31 @@ func (s *Server) register(desc *grpc.ServiceDesc, implementation any) {
 	guarded := *desc
 	guarded.Methods = nil
 	for _, method := range desc.Methods {
-		method.Handler = s.guardUnary(desc.ServiceName+"/"+method.MethodName, method.Handler)
+		shown := s.options.Telemetry.Method(desc.ServiceName, method.MethodName)
+		method.Handler = s.guardUnary(desc.ServiceName+"/"+method.MethodName, shown, method.Handler)
 		guarded.Methods = append(guarded.Methods, method)
 	}
 	guarded.Streams = nil
 	for _, stream := range desc.Streams {
-		stream.Handler = s.guardStream(desc.ServiceName+"/"+stream.StreamName, stream.Handler)
+		shown := s.options.Telemetry.Method(desc.ServiceName, stream.StreamName)
+		stream.Handler = s.guardStream(desc.ServiceName+"/"+stream.StreamName, shown, stream.Handler)
 		guarded.Streams = append(guarded.Streams, stream)
 	}
 	s.grpc.RegisterService(&guarded, implementation)
 }
 
-func (s *Server) guardUnary(method string, handler grpc.MethodHandler) grpc.MethodHandler {
+func (s *Server) guardUnary(method string, shown *telemetry.Method, handler grpc.MethodHandler) grpc.MethodHandler {
 	return func(implementation any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (reply any, err error) {
+		ctx, call := shown.Begin(ctx)
 		var request any
 		defer func() {
 			if p := recover(); p != nil {
-				reply, err = nil, grpcError(s.panicked(method, request, p))
+				err = s.panicked(method, request, p)
 			}
+			if err != nil {
+				reply = nil
+			}
+			err = end(call, err)
 		}()
 		ctx, cancel := beforeReset(ctx)
 		defer cancel()
@@ -97,13 +107,32 @@ func (s *Server) guardUnary(method string, handler grpc.MethodHandler) grpc.Meth
 			return s.receive(v, decode)
 		}, nil)
 		if err != nil {
-			return nil, s.failure(err)
+			return nil, err
 		}
 		if f := s.checkSize(reply); f != nil {
-			return nil, grpcError(f)
+			return nil, f
 		}
 		return reply, nil
 	}
+}
+
+// end ends a call and gives the status of what its handler returned: nothing, a fault, or an error that gRPC made.
+func end(call *telemetry.Call, err error) error {
+	var f *fault.Fault
+	switch {
+	case err == nil:
+		call.End(codes.OK, "")
+		return nil
+	case errors.As(err, &f):
+		call.End(codeOf(f), string(f.Reason))
+		return grpcError(f)
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		s = status.FromContextError(err) // as gRPC takes it
+	}
+	call.End(s.Code(), "")
+	return err
 }
 
 // beforeReset ends a call a little before its deadline. At the deadline gRPC resets the stream, and a caller whose clock is a moment behind would
@@ -117,26 +146,28 @@ func beforeReset(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, most)))
 }
 
-func (s *Server) guardStream(method string, handler grpc.StreamHandler) grpc.StreamHandler {
+func (s *Server) guardStream(method string, shown *telemetry.Method, handler grpc.StreamHandler) grpc.StreamHandler {
 	return func(implementation any, stream grpc.ServerStream) (err error) {
-		guarded := &guardedStream{ServerStream: stream, server: s}
+		ctx, call := shown.Begin(stream.Context())
+		guarded := &guardedStream{ServerStream: stream, server: s, ctx: ctx}
 		defer func() {
 			if p := recover(); p != nil {
-				err = grpcError(s.panicked(method, guarded.request, p))
+				err = s.panicked(method, guarded.request, p)
 			}
+			err = end(call, err)
 		}()
-		if err := handler(implementation, guarded); err != nil {
-			return s.failure(err)
-		}
-		return nil
+		return handler(implementation, guarded)
 	}
 }
 
 type guardedStream struct {
 	grpc.ServerStream
 	server  *Server
+	ctx     context.Context
 	request any
 }
+
+func (g *guardedStream) Context() context.Context { return g.ctx }
 
 func (g *guardedStream) RecvMsg(v any) error {
 	g.request = v
@@ -148,15 +179,6 @@ func (g *guardedStream) SendMsg(v any) error {
 		return f
 	}
 	return g.ServerStream.SendMsg(v)
-}
-
-// failure is the status of what a handler returned: a fault, or an error that gRPC made.
-func (s *Server) failure(err error) error {
-	var f *fault.Fault
-	if errors.As(err, &f) {
-		return grpcError(f)
-	}
-	return err
 }
 
 // checkSize refuses an answer that gRPC would refuse to send, without details.

@@ -10,6 +10,7 @@ import (
 	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
+	"github.com/concord-inference/concord/go/internal/telemetry"
 	"github.com/concord-inference/concord/go/internal/tensor"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -35,12 +36,15 @@ func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRe
 	}
 	ctx, cancel := in.server.within(ctx)
 	defer cancel()
-	a, f := in.ask(request)
+	call := telemetry.CallOf(ctx)
+	a, f := in.ask(call, request)
+	call.Asks(a.id)
 	defer a.release()
 	if f != nil {
 		return nil, in.server.failed(a.id, f)
 	}
 	result := a.model.Queue().One(ctx, in.part(&a))
+	ran(call, &result)
 	response, f := answer(begin, &a, &result)
 	if f != nil {
 		return nil, in.server.refused(ctx, a.id, f)
@@ -59,6 +63,7 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	}
 	ctx, cancel := in.server.within(ctx)
 	defer cancel()
+	call := telemetry.CallOf(ctx)
 	results := make([]*inferencev1.BatchPredictResult, len(requests))
 	all := make([]asked, len(requests))
 	defer func() {
@@ -70,8 +75,8 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	var order []*model.Model
 	for i, one := range requests {
 		var f *fault.Fault
-		if all[i], f = in.ask(one); f != nil {
-			results[i] = in.failedResult(all[i].id, f)
+		if all[i], f = in.ask(call, one); f != nil {
+			results[i] = in.failedResult(call, all[i].id, f)
 			continue
 		}
 		if m := all[i].model; groups[m] == nil {
@@ -87,9 +92,10 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 		}
 		m.Queue().All(ctx, parts, func(at int, result *batch.Result) bool {
 			i := members[at]
+			ran(call, result)
 			response, f := answer(begin, &all[i], result)
 			if f != nil {
-				results[i] = in.failedResult(all[i].id, f)
+				results[i] = in.failedResult(call, all[i].id, f)
 				return ctx.Err() == nil
 			}
 			results[i] = &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Response{Response: response}}
@@ -103,14 +109,17 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	return &inferencev1.BatchPredictResponse{Results: results}, nil
 }
 
-func (in *inference) StreamPredict(request *inferencev1.PredictRequest, _ grpc.ServerStreamingServer[inferencev1.PredictToken]) error {
+func (in *inference) StreamPredict(request *inferencev1.PredictRequest, stream grpc.ServerStreamingServer[inferencev1.PredictToken]) error {
 	if in.server.draining.Load() {
 		return draining()
 	}
+	call := telemetry.CallOf(stream.Context())
+	call.Asks(request.GetRequestId())
 	m, f := in.find(request)
 	if f != nil {
 		return f
 	}
+	call.Answers(m.ID, m.Version)
 	defer m.Release()
 	return fault.New(fault.MethodNotSupported, "model %s is %s: it does not generate text",
 		fault.Quote(m.ID), model.KindText(m.Kind)).At(m.ID, m.Version)
@@ -143,12 +152,13 @@ func (in *inference) find(request *inferencev1.PredictRequest) (*model.Model, *f
 }
 
 // ask takes a request as far as its tensors. The id is set, and a version may be held, also where that fails.
-func (in *inference) ask(request *inferencev1.PredictRequest) (asked, *fault.Fault) {
+func (in *inference) ask(call *telemetry.Call, request *inferencev1.PredictRequest) (asked, *fault.Fault) {
 	a := asked{id: requestID(request.GetRequestId())}
 	var f *fault.Fault
 	if a.model, f = in.find(request); f != nil {
 		return a, f
 	}
+	call.Answers(a.model.ID, a.model.Version)
 	if a.model.Features == nil {
 		return a, fault.New(fault.MethodNotSupported, "model %s takes tensors only: %s",
 			fault.Quote(a.model.ID), a.model.NoFeatures).At(a.model.ID, a.model.Version)
@@ -185,6 +195,6 @@ func answer(begin time.Time, a *asked, result *batch.Result) (*inferencev1.Predi
 	return response, nil
 }
 
-func (in *inference) failedResult(requestID string, f *fault.Fault) *inferencev1.BatchPredictResult {
-	return &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Error{Error: statusOf(in.server.failed(requestID, f))}}
+func (in *inference) failedResult(call *telemetry.Call, requestID string, f *fault.Fault) *inferencev1.BatchPredictResult {
+	return &inferencev1.BatchPredictResult{Result: &inferencev1.BatchPredictResult_Error{Error: in.server.failedItem(call, requestID, f)}}
 }

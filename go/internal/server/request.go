@@ -8,7 +8,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/telemetry"
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -65,6 +68,17 @@ func (s *Server) failed(requestID string, f *fault.Fault) *fault.Fault {
 			"model_id", f.ModelID, "model_version", f.ModelVersion, "cause", cause)
 	}
 	return f
+}
+
+// failedItem is the status of an item of a batch that failed.
+func (s *Server) failedItem(call *telemetry.Call, requestID string, f *fault.Fault) *spb.Status {
+	call.Refuses(string(f.Reason))
+	return statusOf(s.failed(requestID, f))
+}
+
+// ran shows where the time of a request went.
+func ran(call *telemetry.Call, result *batch.Result) {
+	call.Ran(result.Elapsed.Began, result.Elapsed.Queue, result.Elapsed.Compute, result.Rows)
 }
 
 func milliseconds(d time.Duration) float32 { return float32(d.Seconds() * 1e3) }

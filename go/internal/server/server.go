@@ -18,6 +18,7 @@ import (
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/repository"
+	"github.com/concord-inference/concord/go/internal/telemetry"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -43,6 +44,7 @@ type Options struct {
 	MaxMessageBytes  int
 	MaxBatchRequests int
 	Log              *slog.Logger
+	Telemetry        *telemetry.Telemetry // nil: nothing is shown
 
 	MaxRequest     time.Duration // requests without a deadline, or with a later one, get this; 0 is none
 	MaxOutputBytes int64         // of one request's outputs; 0 is MaxMessageBytes
@@ -90,7 +92,7 @@ func bare(options Options) *Server {
 			MaxConnectionAge: options.MaxConnectionAge, MaxConnectionAgeGrace: max(options.ConnectionGrace, time.Millisecond),
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingEvery, PermitWithoutStream: true}),
-		grpc.UnknownServiceHandler(unimplemented),
+		grpc.UnknownServiceHandler(s.guardStream("an unserved method", options.Telemetry.Unserved(), unimplemented)),
 	}
 	if options.TLS != nil {
 		settings = append(settings, grpc.Creds(credentials.NewTLS(options.TLS)))
@@ -139,7 +141,7 @@ func (r registrar) GetServiceInfo() map[string]grpc.ServiceInfo {
 func unimplemented(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	name := fault.Shown(strings.ToValidUTF8(strings.TrimPrefix(method, "/"), "?"))
-	return grpcError(fault.New(fault.MethodUnimplemented, "%s is not served here", name))
+	return fault.New(fault.MethodUnimplemented, "%s is not served here", name)
 }
 
 // Serve answers on a listener until Drain or Stop.
