@@ -13,7 +13,24 @@ import (
 // has returned false, no chunk begins any more.
 func (q *Queue) All(ctx context.Context, parts []Part, each func(i int, result *Result) bool) {
 	setup := q.Setup()
-	chunks := chunksOf(parts, min(setup.CallRows, setup.MaxQueueRows))
+	q.chunks(ctx, parts, chunksOf(parts, min(setup.CallRows, setup.MaxQueueRows)), setup.Executors, each)
+}
+
+// Each is All for parts that are requests of their own, of any number of rows: they come to the queue one by one, as many at once as can run.
+func (q *Queue) Each(ctx context.Context, parts []Part, each func(i int, result *Result) bool) {
+	setup := q.Setup()
+	alone := make([][]int, len(parts))
+	for i := range alone {
+		alone[i] = []int{i}
+	}
+	q.chunks(ctx, parts, alone, min(setup.Executors*setup.MaxRows, setup.MaxQueueRows, mostAtOnce), each)
+}
+
+// mostAtOnce is the most requests of one call that are under way.
+const mostAtOnce = 256
+
+// chunks answers chunks of parts, as many at once as said.
+func (q *Queue) chunks(ctx context.Context, parts []Part, chunks [][]int, atOnce int, each func(i int, result *Result) bool) {
 	var next atomic.Int64
 	var mu sync.Mutex
 	enough := false
@@ -31,19 +48,36 @@ func (q *Queue) All(ctx context.Context, parts []Part, each func(i int, result *
 				chunk[place] = parts[i]
 			}
 			results := q.do(ctx, chunk)
-			mu.Lock()
-			for place, i := range chunks[at] {
-				enough = !each(i, &results[place]) || enough
-			}
-			mu.Unlock()
+			func() {
+				mu.Lock()
+				defer mu.Unlock()
+				for place, i := range chunks[at] {
+					enough = !each(i, &results[place]) || enough
+				}
+			}()
 		}
 	}
-	var workers sync.WaitGroup
-	for range min(setup.Executors, len(chunks)) - 1 {
-		workers.Go(work)
+	// A panic of each is the caller's, whichever goroutine it came in.
+	var thrown any
+	guarded := func() {
+		defer func() {
+			if p := recover(); p != nil {
+				mu.Lock()
+				thrown, enough = p, true
+				mu.Unlock()
+			}
+		}()
+		work()
 	}
-	work()
+	var workers sync.WaitGroup
+	for range min(atOnce, len(chunks)) - 1 {
+		workers.Go(guarded)
+	}
+	guarded()
 	workers.Wait()
+	if thrown != nil {
+		panic(thrown)
+	}
 }
 
 // chunksOf cuts parts into chunks, each the indices of its parts: of one shape and at most so many rows together. Parts and chunks keep their order.

@@ -13,6 +13,7 @@ type Waiting struct {
 	Gone     bool      // its caller has gone
 
 	work *work
+	left bool // its caller took it out already
 }
 
 // Limits bound an execution.

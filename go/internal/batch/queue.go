@@ -33,6 +33,7 @@ type Queue struct {
 	mu          sync.Mutex
 	setup       Setup
 	waiting     []*Waiting
+	lefts       int // of those waiting who have left
 	waitingRows int
 	running     int // executions under way
 	timer       *time.Timer
@@ -176,7 +177,7 @@ func (q *Queue) do(ctx context.Context, parts []Part) []Result {
 // runsHere tells whether a request runs in its handler's own goroutine: an executor is idle, nobody waits, nobody is about to come who could join it,
 // and the run is short, so that its end answers a deadline soon enough.
 func (q *Queue) runsHere() bool {
-	if len(q.waiting) > 0 || q.running >= q.places() {
+	if q.waitingRows > 0 || q.running >= q.places() {
 		return false
 	}
 	if q.setup.MaxRows > 1 && (q.setup.MaxDelay > 0 || q.share() > 1) {
@@ -235,18 +236,29 @@ func (q *Queue) leave(w *Waiting) bool {
 		}
 		return true
 	}
-	if at := slices.Index(q.waiting, w); at >= 0 {
-		q.waiting = slices.Delete(q.waiting, at, at+1)
-		q.waitingRows -= w.Rows
-		q.inside -= w.Rows
-		q.options.Watcher.Queued(-w.Rows)
+	// Its place is free at once; the list itself is tidied now and then.
+	w.left = true
+	q.lefts++
+	q.waitingRows -= w.Rows
+	q.inside -= w.Rows
+	q.options.Watcher.Queued(-w.Rows)
+	if q.lefts > len(q.waiting)/2 {
+		q.tidy()
 	}
 	return true
 }
 
+// tidy takes those who have left out of the list.
+func (q *Queue) tidy() {
+	if q.lefts > 0 {
+		q.waiting = slices.DeleteFunc(q.waiting, func(w *Waiting) bool { return w.left })
+		q.lefts = 0
+	}
+}
+
 // wake lets one more executor begin where somebody waits for it. q.mu is held.
 func (q *Queue) wake() {
-	if len(q.waiting) == 0 || q.running >= q.places() {
+	if q.waitingRows == 0 || q.running >= q.places() {
 		return
 	}
 	// A further executor takes no less than its share: else two would halve a batch that costs one nearly as much.
@@ -311,6 +323,7 @@ func (q *Queue) take() ([]*Waiting, *execution) {
 		q.running--
 		return nil, nil
 	}
+	q.tidy()
 	for _, w := range q.waiting {
 		w.Gone = w.work.ctx.Err() == context.Canceled
 	}

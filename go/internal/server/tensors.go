@@ -10,6 +10,7 @@ import (
 	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
+	"github.com/concord-inference/concord/go/internal/telemetry"
 	"github.com/concord-inference/concord/go/internal/tensor"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -35,12 +36,15 @@ func (in *tensorInference) Predict(ctx context.Context, request *inferencev1.Pre
 	}
 	ctx, cancel := in.server.within(ctx)
 	defer cancel()
-	a, f := in.ask(request)
+	call := telemetry.CallOf(ctx)
+	a, f := in.ask(call, request)
+	call.Asks(a.id)
 	defer a.release()
 	if f != nil {
 		return nil, in.server.failed(a.id, f)
 	}
 	result := a.model.Queue().One(ctx, in.part(&a))
+	ran(call, &result)
 	response, f := in.answer(&a, &result)
 	if f != nil {
 		return nil, in.server.refused(ctx, a.id, f)
@@ -48,7 +52,7 @@ func (in *tensorInference) Predict(ctx context.Context, request *inferencev1.Pre
 	return response, nil
 }
 
-// BatchPredict runs the requests of a version together where they fit; each may have many rows.
+// BatchPredict runs each request as it would run by itself: its tensors may have many rows.
 func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev1.BatchPredictionRequest) (*inferencev1.BatchPredictionResponse, error) {
 	if in.server.draining.Load() {
 		return nil, draining()
@@ -59,6 +63,7 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 	}
 	ctx, cancel := in.server.within(ctx)
 	defer cancel()
+	call := telemetry.CallOf(ctx)
 	all := make([]askedTensors, len(requests))
 	defer func() {
 		for i := range all {
@@ -71,7 +76,7 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 	put := func(i int, response *inferencev1.PredictionResponse, f *fault.Fault) bool {
 		results[i] = &inferencev1.BatchPredictionResult{Result: &inferencev1.BatchPredictionResult_Response{Response: response}}
 		if f != nil {
-			results[i].Result = &inferencev1.BatchPredictionResult_Error{Error: statusOf(in.server.failed(all[i].id, f))}
+			results[i].Result = &inferencev1.BatchPredictionResult_Error{Error: in.server.failedItem(call, all[i].id, f)}
 		}
 		total += protowire.SizeTag(1) + protowire.SizeBytes(proto.Size(results[i]))
 		return total <= limit
@@ -80,7 +85,7 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 	var order []*model.Model
 	for i, one := range requests {
 		var f *fault.Fault
-		if all[i], f = in.ask(one); f != nil {
+		if all[i], f = in.ask(call, one); f != nil {
 			put(i, nil, f)
 			continue
 		}
@@ -95,7 +100,8 @@ func (in *tensorInference) BatchPredict(ctx context.Context, request *inferencev
 		for at, i := range members {
 			parts[at] = in.part(&all[i])
 		}
-		m.Queue().All(ctx, parts, func(at int, result *batch.Result) bool {
+		m.Queue().Each(ctx, parts, func(at int, result *batch.Result) bool {
+			ran(call, result)
 			response, f := in.answer(&all[members[at]], result)
 			return put(members[at], response, f) && ctx.Err() == nil
 		})
@@ -118,7 +124,7 @@ func (a *askedTensors) release() {
 }
 
 // ask takes a request as far as its tensors. The id is set, and a version may be held, also where that fails.
-func (in *tensorInference) ask(request *inferencev1.PredictionRequest) (askedTensors, *fault.Fault) {
+func (in *tensorInference) ask(call *telemetry.Call, request *inferencev1.PredictionRequest) (askedTensors, *fault.Fault) {
 	a := askedTensors{id: requestID(request.GetRequestId())}
 	if f := model.CheckName(request.GetModelId(), request.GetModelVersion()); f != nil {
 		return a, f
@@ -128,6 +134,7 @@ func (in *tensorInference) ask(request *inferencev1.PredictionRequest) (askedTen
 		return a, f
 	}
 	m := a.model
+	call.Answers(m.ID, m.Version)
 	if m.Kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
 		return a, fault.New(fault.MethodNotSupported, "model %s is generator: it takes no tensors", fault.Quote(m.ID)).At(m.ID, m.Version)
 	}
