@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/modeltest"
@@ -207,6 +208,46 @@ func TestAdministered(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantHealth(t, p, "models/lookup", healthpb.HealthCheckResponse_SERVICE_UNKNOWN)
+	if code := p.stop(t, syscall.SIGTERM); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.log)
+	}
+}
+
+// TestRenamedInIsServedSoon has a period in which the test would end: the operating system tells of the change.
+func TestRenamedInIsServedSoon(t *testing.T) {
+	directory := t.TempDir()
+	modeltest.Lookup(t).Write(t, filepath.Join(directory, "lookup", "1"))
+	p := start(t, "--models", directory, "--repository-poll-ms", "60000")
+	client := inferencev1.NewInferenceServiceClient(dial(t, p.ready.GRPC, insecure.NewCredentials()))
+	answers := func(version, want string) time.Duration {
+		t.Helper()
+		begin := time.Now()
+		for end := call(t); end.Err() == nil; {
+			response, err := client.Predict(end, &inferencev1.PredictRequest{
+				ModelId: "lookup", ModelVersion: version, Features: map[string]*inferencev1.FeatureValue{"index": modeltest.Integer(1)},
+			})
+			if err == nil && response.GetModelVersion() == want {
+				return time.Since(begin)
+			}
+		}
+		t.Fatalf("version %q is not %s in time: %s", version, want, p.log)
+		return 0
+	}
+	answers("", "1")
+	for _, number := range []string{"2", "3"} {
+		beside := filepath.Join(directory, "lookup", ".beside")
+		modeltest.Lookup(t).Write(t, beside)
+		if err := os.Rename(beside, filepath.Join(directory, "lookup", number)); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("version %s answers after %s", number, answers("", number))
+		label := filepath.Join(directory, "lookup", "labels.json")
+		modeltest.WriteFile(t, label+".new", []byte(`{"stable":`+number+`}`))
+		if err := os.Rename(label+".new", label); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("the label answers after %s", answers("stable", number))
+	}
 	if code := p.stop(t, syscall.SIGTERM); code != 0 {
 		t.Errorf("exit code %d: %s", code, p.log)
 	}

@@ -200,11 +200,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 			grpc.Stop()
 			return fmt.Errorf("the ready line cannot be written: %w", err)
 		}
-		if settings.RepositoryPoll > 0 {
-			ticker := time.NewTicker(settings.RepositoryPoll)
-			defer ticker.Stop()
-			go models.Follow(ctx, ticker.C)
-		}
+		go repository.NewFollower(models, settings.RepositoryPoll).Run(ctx)
 		log.Info("serving", "grpc", line.GRPC, "http", line.HTTP, "admin", line.Admin, "tls", settings.TLS != nil)
 	}
 	select {

@@ -38,18 +38,6 @@ func (r *Repository) Load(ctx context.Context) {
 	}
 }
 
-// Follow scans at every tick until ctx ends, and so do the loads that it has begun.
-func (r *Repository) Follow(ctx context.Context, ticks <-chan time.Time) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticks:
-			r.Scan(ctx)
-		}
-	}
-}
-
 // Scan looks at the directory again. What has changed is noted; a version that has stayed the same since the last scan and is not what
 // was loaded begins to load; one that is gone begins to drain.
 func (r *Repository) Scan(ctx context.Context) {
@@ -107,16 +95,29 @@ func (r *Repository) look() (settled map[string][]*version, err error) {
 	return settled, nil
 }
 
+// known is what is known of a model; of a new one that is nothing yet.
+func (r *Repository) known(id string) (m *known, isNew bool) {
+	if m := r.models[id]; m != nil {
+		return m, false
+	}
+	m = &known{versions: map[string]*version{}, labels: map[string]string{}}
+	r.models[id] = m
+	return m, true
+}
+
+// relabel takes over the labels that were found, and tells whether they are others than before.
+func (m *known) relabel(found *found) bool {
+	if found.labels == nil || maps.Equal(m.labels, found.labels) {
+		return false
+	}
+	m.labels = found.labels
+	return true
+}
+
 // compare takes what a scan found of a model for what is known of it.
 func (r *Repository) compare(id string, found *found) (settled []*version) {
-	m := r.models[id]
-	changed := m == nil
-	if m == nil {
-		m = &known{versions: map[string]*version{}, labels: map[string]string{}}
-		r.models[id] = m
-	}
-	if found.labels != nil && !maps.Equal(m.labels, found.labels) {
-		m.labels = found.labels
+	m, changed := r.known(id)
+	if m.relabel(found) {
 		changed = true
 	}
 	for number, v := range m.versions {

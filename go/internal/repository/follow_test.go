@@ -574,22 +574,6 @@ func TestRootComesAndGoes(t *testing.T) {
 	f.want("n", "1 READY", "other")
 }
 
-func TestFollowTicks(t *testing.T) {
-	f := follow(t, nil)
-	ctx, cancel := context.WithCancel(context.Background())
-	ticks, ended := make(chan time.Time), make(chan struct{})
-	go func() {
-		defer close(ended)
-		f.Follow(ctx, ticks)
-	}()
-	f.write("m", "1", "one")
-	ticks <- time.Time{}
-	ticks <- time.Time{}
-	f.wait("it is ready", func() bool { return f.states("m") == "1 READY" })
-	cancel()
-	<-ended
-}
-
 // TestClose ends the loads under way.
 func TestClose(t *testing.T) {
 	f := follow(t, nil)

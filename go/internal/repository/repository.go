@@ -83,11 +83,12 @@ type known struct {
 // version is what the repository knows of a version.
 type version struct {
 	Version
-	seen   fingerprint        // of its files at the last scan
-	tried  fingerprint        // of its files when it was last loaded; none before
-	cancel context.CancelFunc // of the load under way, or nil
-	gone   bool               // it has left the repository
-	missed bool               // the last scan did not find it
+	seen     fingerprint        // of its files at the last scan
+	tried    fingerprint        // of its files when it was last loaded; none before
+	glimpsed fingerprint        // of its files at the last glance
+	cancel   context.CancelFunc // of the load under way, or nil
+	gone     bool               // it has left the repository
+	missed   bool               // the last scan did not find it
 }
 
 // Entry is one model of the repository at one time. It does not change.
