@@ -6,9 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from concord_server import __version__, serving, telemetry
+from concord_server import __version__, serving, supervisor, telemetry
 from concord_server.config import Config, ConfigError, parse, usage
 from concord_server.serving import EXIT_CONFIG, EXIT_STOPPED
+from concord_server.worker import Worker
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"concord_server: {error}", file=sys.stderr)
         return EXIT_CONFIG
     telemetry.start()
+    if config.processes > 1 and not Worker.is_one():
+        return supervisor.run(config, arguments)
     return serving.run(config)
 
 

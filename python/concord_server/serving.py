@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from concord_server import __version__, telemetry
 from concord_server.config import Address, Config
+from concord_server.worker import Worker
 
 if TYPE_CHECKING:
     from concord_server.batch import Settings
@@ -59,16 +60,21 @@ async def _serve(config: Config) -> int:
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    worker = await Worker.started() if Worker.is_one() else None
 
     def on_signal() -> None:
-        if stop.is_set():
-            os._exit(EXIT_FAILURE)  # whoever asks twice does not want to wait
+        # Whoever asks twice does not want to wait; a worker's supervisor kills it where that is so.
+        if stop.is_set() and worker is None:
+            os._exit(EXIT_FAILURE)
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    if worker is not None:
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's goes to all; the supervisor decides
 
-    health = Health((*SERVICE_NAMES, ADMIN_SERVICE) if config.admin_listen else SERVICE_NAMES)
+    with_admin = config.admin_listen is not None and worker is None
+    health = Health((*SERVICE_NAMES, ADMIN_SERVICE) if with_admin else SERVICE_NAMES)
 
     def changed(model_id: str, ready: bool | None) -> None:
         loop.call_soon_threadsafe(health.set_model, model_id, ready)
@@ -101,6 +107,7 @@ async def _serve(config: Config) -> int:
         watch=counts.watch,
         max_output_bytes=config.max_output_bytes,
         device=config.device,
+        processors=worker.cores if worker else None,
     )
     server = Server(
         repository,
@@ -111,18 +118,28 @@ async def _serve(config: Config) -> int:
         reflection=config.reflection,
         max_request_seconds=config.max_request_seconds,
         calls=calls,
+        share_port=worker is not None,
     )
     # Listed before the first request, so that none is told that a model which is only loading does not exist.
     repository.list()
+    stopping = asyncio.ensure_future(stop.wait())
+    addresses = {"grpc": "", "http": ""}
+    admin = None
     # Before gRPC, which would not let itself be forgotten once it has started.
     listener = HttpListener(health, scraped.text)
-    addresses = {"grpc": "", "http": ""}
-    if config.http is not None:
-        addresses["http"] = str(config.http._replace(port=await listener.start(config.http.host, config.http.port)))
-    port = await server.start(listen_on(config.listen), config.certificates)
-    addresses["grpc"] = str(config.listen._replace(port=port))
-    admin = None
-    if config.admin_listen is not None:
+    if worker is not None:
+        worker.follow(scraped.packed, stop.set)
+        # While a worker loads, the others have the connections.
+        loading = loop.run_in_executor(None, repository.load)
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await server.start(listen_on(config.listen._replace(port=worker.port)), config.certificates)
+    else:
+        if config.http is not None:
+            port = await listener.start(config.http.host, config.http.port)
+            addresses["http"] = str(config.http._replace(port=port))
+        port = await server.start(listen_on(config.listen), config.certificates)
+        addresses["grpc"] = str(config.listen._replace(port=port))
+    if config.admin_listen is not None and worker is None:
         admin = AdminServer(
             Editor(config.models, config.staging, require_manifest=config.require_manifest),
             health,
@@ -137,14 +154,17 @@ async def _serve(config: Config) -> int:
             raise
         addresses["admin"] = str(config.admin_listen._replace(port=port))
 
-    loading = loop.run_in_executor(None, repository.load)
-    stopping = asyncio.ensure_future(stop.wait())
+    if worker is None:
+        loading = loop.run_in_executor(None, repository.load)
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     if loading.done():
         loading.result()
         health.set_serving()
-        print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
-        _log.info("serving", **addresses, tls=config.certificates is not None)
+        if worker is not None:
+            worker.ready()
+        else:
+            print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
+            _log.info("serving", **addresses, tls=config.certificates is not None)
         following = asyncio.ensure_future(_follow(repository, config.repository_poll_seconds))
         await stopping
         following.cancel()

@@ -36,18 +36,21 @@ class Engine:
         watch: Callable[[str, str], Watcher] = nobody,
         max_output_bytes: int = 0,
         device: str = "cpu",
+        processors: int | None = None,
     ) -> None:
         """`settings` are those of a model by its id, `watch` makes the watcher of a model's version.
 
-        `max_output_bytes` is the most that one request's outputs may hold; 0 is any.
+        `max_output_bytes` is the most that one request's outputs may hold; 0 is any. `processors` are those that are
+        this process's share; all that it may use where nothing is said.
         """
         self._settings = settings
         self._watch = watch
         self._max_output_bytes = max_output_bytes
         self._device = device
+        self._processors = processors or cores()
         self._queues: weakref.WeakKeyDictionary[Model, Queue] = weakref.WeakKeyDictionary()
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="run")
-        self._helpers = ThreadPoolExecutor(max(2, cores()), thread_name_prefix="decode")
+        self._helpers = ThreadPoolExecutor(max(2, self._processors), thread_name_prefix="decode")
         self._helping = 0
 
     def apply(self, settings: Callable[[str], Settings], *, max_output_bytes: int | None = None) -> None:
@@ -60,7 +63,7 @@ class Engine:
 
     def choice(self, model: Model) -> Choice:
         """How a version runs."""
-        return choose(model, self._settings(model.model_id))
+        return choose(model, self._settings(model.model_id), self._processors)
 
     def execution(self, model: Model) -> model_pb2.Execution:
         """How a version runs, as the catalog shows it."""

@@ -66,8 +66,8 @@ class Choice(NamedTuple):
     """Whether what is small runs on the event loop."""
 
 
-def choose(model: Model, settings: Settings) -> Choice:
-    """How a version runs under these settings."""
+def choose(model: Model, settings: Settings, processors: int) -> Choice:
+    """How a version runs under these settings, with so many processors."""
     measured = model.measured
     policy, source = _wanted(model, settings)
     joins = model.batchable or (
@@ -80,7 +80,7 @@ def choose(model: Model, settings: Settings) -> Choice:
     return Choice(
         policy=policy,
         source=source,
-        executors=settings.executors or (1 if policy is Policy.ADAPTIVE else cores()),
+        executors=settings.executors or (1 if policy is Policy.ADAPTIVE else processors),
         max_batch_rows=rows if policy is Policy.ADAPTIVE else 1,
         max_chunk_rows=min(rows, settings.max_queue_rows),
         max_delay_seconds=settings.max_delay_seconds if policy is Policy.ADAPTIVE else 0,

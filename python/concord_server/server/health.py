@@ -44,9 +44,9 @@ class Health:
         elif not self._stopped and self._statuses.pop(name, None) is not None:
             self._wake()
 
-    def set_serving(self) -> None:
-        """Says that the server and its services answer."""
-        self._set(dict.fromkeys(self._services, _SERVING))
+    def set_serving(self, serving: bool = True) -> None:
+        """Says that the server and its services answer, or that they do not for now."""
+        self._set(dict.fromkeys(self._services, _SERVING if serving else _NOT_SERVING))
 
     def stop(self) -> None:
         """Says for good that nothing is serving."""

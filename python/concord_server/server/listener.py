@@ -20,8 +20,6 @@ _HEALTH = "grpc.health.v1.Health"
 
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
 _OPTIONS = (
-    # A port that is taken is an error, not a second server on the same port.
-    ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -46,9 +44,19 @@ class Listener(grpc.GenericRpcHandler):
     """Serves methods on one address, and grpc.health.v1 with them."""
 
     def __init__(
-        self, guard: Guard, health: Health, services: Sequence[str], methods: Mapping[str, Handler], *, reflection: bool
+        self,
+        guard: Guard,
+        health: Health,
+        services: Sequence[str],
+        methods: Mapping[str, Handler],
+        *,
+        reflection: bool,
+        share_port: bool = False,
     ) -> None:
-        """`methods` by "/package.Service/Method"; `services` are theirs, for reflection."""
+        """`methods` by "/package.Service/Method"; `services` are theirs, for reflection.
+
+        `share_port` lets other processes listen on the same port, which get their share of the connections.
+        """
         self._unserved = guard.unserved
         self._methods = {**methods, **_health_methods(guard, health)}
         if reflection:
@@ -56,7 +64,9 @@ class Listener(grpc.GenericRpcHandler):
             from concord_server.server.reflection import handlers
 
             self._methods.update(handlers(guard, (*services, _HEALTH)))
-        options = (*_OPTIONS, ("grpc.max_receive_message_length", guard.library_limit))
+        # A port that is taken is an error, not a second server on the same port, unless that is meant.
+        shared = ("grpc.so_reuseport", int(share_port))
+        options = (*_OPTIONS, shared, ("grpc.max_receive_message_length", guard.library_limit))
         self._grpc = grpc.aio.server(options=options)
         self._grpc.add_generic_rpc_handlers([self])
 

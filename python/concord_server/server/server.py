@@ -51,8 +51,9 @@ class Server(Listener):
         reflection: bool,
         max_request_seconds: float = 300,
         calls: Calls | None = None,
+        share_port: bool = False,
     ) -> None:
-        """`calls` hears of each call."""
+        """`calls` hears of each call; `share_port` is that other processes listen on the same port."""
         self._health = health
         self._max_request_seconds = max_request_seconds
         self._draining = False
@@ -62,7 +63,8 @@ class Server(Listener):
             TensorInference(repository, engine, max_batch_requests, max_message_bytes),
             Catalog(repository, engine),
         )
-        super().__init__(self._guard, health, (_INFERENCE, _TENSORS, _CATALOG), methods, reflection=reflection)
+        services = (_INFERENCE, _TENSORS, _CATALOG)
+        super().__init__(self._guard, health, services, methods, reflection=reflection, share_port=share_port)
 
     async def drain(self, delay_seconds: float, grace_seconds: float) -> None:
         """Shuts down without losing a request.
