@@ -2,7 +2,7 @@
 """A sentence embedder of the BERT family: its ONNX graph, and the same computation in NumPy to compare it with.
 
 One sentence's token ids go in; out comes the mean of its tokens' last hidden states, of length 1. There is no padding
-and no mask: servers run sentences of equal length together, and of another length apart.
+and no mask: sentences run one by one, since together each would differ in its last bits from what it is alone.
 """
 
 from __future__ import annotations

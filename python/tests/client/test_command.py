@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from concord_client import FeatureValue
 from concord_client.command import bulk
 from concord_client.command.program import program
-from concord_proto.inference.v1 import inference_service_pb2, model_pb2
+from concord_proto.inference.v1 import inference_service_pb2, model_pb2, tensor_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2
 
@@ -156,6 +156,19 @@ def test_describe(concord: Concord) -> None:
     document = json.loads(concord("describe", "echo", "--version", "1", "--output", "json").stdout)
     assert [version["version"] for version in document["versions"]] == ["1"]
     assert document["versions"][0]["features"][1]["default_value"] == {"int64_value": "7"}
+
+
+def test_describe_an_axis_with_a_limit(concord: Concord, fake: FakeServer) -> None:
+    version = fake.version("1", ids="INT64[-1,2]")
+    version.kind = model_pb2.MODEL_KIND_TENSOR
+    version.features[0].max_length = 512
+    version.input_tensors.add(name="ids", dtype=tensor_pb2.DATA_TYPE_INT64, shape=[-1, -1, 2], max_shape=[0, 512, 0])
+    version.input_tensors.add(name="open", dtype=tensor_pb2.DATA_TYPE_INT64, shape=[-1, 3])
+    fake.serve("limited", version)
+    shown = concord("describe", "limited").stdout
+    assert "int64 [at most 512, 2]" in shown
+    assert "[-1, <=512, 2]" in shown
+    assert "[-1, 3]" in shown
 
 
 def test_describe_what_does_not_answer(concord: Concord) -> None:
