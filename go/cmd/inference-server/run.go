@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,6 +21,7 @@ import (
 	"github.com/concord-inference/concord/go/internal/ort"
 	"github.com/concord-inference/concord/go/internal/repository"
 	"github.com/concord-inference/concord/go/internal/server"
+	"github.com/concord-inference/concord/go/internal/telemetry"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,7 +31,8 @@ const (
 	exitConfig  = 2
 )
 
-const headerTimeout = 10 * time.Second
+// flushTime is the most that the spans which are left may take at the end.
+const flushTime = 5 * time.Second
 
 // version is the server's own; a release build sets it with -ldflags "-X main.version=...".
 var version = "0.1.0-dev"
@@ -121,6 +122,12 @@ type ready struct {
 
 func serve(ctx context.Context, settings config.Config, library *ort.Runtime, path string, stdout io.Writer, log *slog.Logger) error {
 	health := server.NewHealth()
+	shown := startTelemetry(settings, log)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+		defer cancel()
+		shown.Close(ctx)
+	}()
 	trials := &admission.Trials{
 		Library:         path,
 		Threads:         settings.IntraOpThreads,
@@ -136,6 +143,8 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		Batching:        func(id string) batch.Settings { return batchingOf(&settings, id) },
 		Changed:         health.SetModel,
 		Gone:            health.RemoveModel,
+		State:           shown.State,
+		Watch:           func(id, version string) batch.Watcher { return shown.Version(id, version) },
 		Log:             log,
 	})
 	if err != nil {
@@ -148,7 +157,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 	defer listener.Close()
 	line := ready{GRPC: listener.Addr().String(), PID: os.Getpid()}
 	if settings.HTTP != "" {
-		address, stop, err := serveHTTP(settings.HTTP, health.Handler(), log)
+		address, stop, err := serveHTTP(settings.HTTP, health.Handler(), shown, log)
 		if err != nil {
 			return err
 		}
@@ -163,6 +172,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		MaxMessageBytes:  settings.MaxMessageBytes,
 		MaxBatchRequests: settings.MaxBatchRequests,
 		Log:              log,
+		Telemetry:        shown,
 
 		MaxConcurrentStreams: settings.MaxConcurrentStreams,
 		MaxHeaderBytes:       settings.MaxHeaderBytes,
@@ -223,15 +233,15 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 	return nil
 }
 
-func serveHTTP(address string, handler http.Handler, log *slog.Logger) (actual string, stop func(), err error) {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return "", nil, err
+// startTelemetry shows this server; tests replace it.
+var startTelemetry = func(settings config.Config, log *slog.Logger) *telemetry.Telemetry {
+	device := "cpu"
+	if settings.GPU >= 0 {
+		device = fmt.Sprintf("cuda:%d", settings.GPU)
 	}
-	// What net/http would print as plain lines becomes JSON.
-	s := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
-	go s.Serve(listener) // until stop
-	return listener.Addr().String(), func() { s.Close() }, nil
+	return telemetry.New(telemetry.Options{
+		Version: version, Runtime: ort.Version, Device: device, RequestLogPPM: settings.RequestLogPPM, Log: log,
+	})
 }
 
 // newLog writes JSON lines, or text for people where the stream is a terminal.

@@ -78,6 +78,9 @@ func (t *Telemetry) SetRequestLogPPM(ppm int) {
 
 // Handler answers a scrape, in the format that the scraper asks for.
 func (t *Telemetry) Handler() http.Handler {
+	if t == nil {
+		return http.NotFoundHandler()
+	}
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true,
 		ErrorHandling:     promhttp.ContinueOnError, // what can be told is told
