@@ -259,6 +259,7 @@ class Client:
             exchange.code, exchange.message = "DEADLINE_EXCEEDED", "the client gave up waiting"
             future.cancel()
         live.remove(future)
+        live.arrived()
         exchange.elapsed_ms = (time.perf_counter() - begin) * 1000
 
     def _stream(

@@ -56,7 +56,7 @@ class Live:
                 self._first_end = time.perf_counter()
 
     def arrived(self) -> None:
-        """A message of a stream has come."""
+        """A message of a stream has come, or what another call came to."""
         with self._lock:
             self._messages += 1
             self._lock.notify_all()
@@ -74,6 +74,12 @@ class Live:
         # Not under the lock: a callback of the library may come back here.
         for call in calls:
             call.cancel()
+
+    @property
+    def messages(self) -> int:
+        """How many have come."""
+        with self._lock:
+            return self._messages
 
     def wait_for_messages(self, count: int, seconds: float) -> int:
         """Waits until so many messages have come, or so long; tells how many came."""

@@ -145,8 +145,9 @@ class Player:
                 self._background[step.finish].live.finish()
                 return self._background[step.finish].problems(_await_seconds())
             case "arrived":
-                wanted = step.arrived.messages
-                got = self._background[step.arrived.call].live.wait_for_messages(wanted, BOUND_SECONDS)
+                live = self._background[step.arrived.call].live
+                wanted = step.arrived.messages or live.messages + step.arrived.more
+                got = live.wait_for_messages(wanted, BOUND_SECONDS)
                 if got < wanted:
                     return [f"{step.arrived.call}: expected {wanted} messages within {BOUND_SECONDS:g} s, got {got}"]
             case "scrape":

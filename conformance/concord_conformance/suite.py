@@ -242,8 +242,8 @@ def _check_action(step: suite_pb2.Step, where: str) -> None:
         raise SuiteError(f"{where}: is an action, and has what belongs to a call")
     match step.WhichOneof("action"):
         case "arrived":
-            if step.arrived.messages < 1:
-                raise SuiteError(f"{where}: arrived.messages: expected at least 1")
+            if min(step.arrived.messages, step.arrived.more) != 0 or step.arrived.messages + step.arrived.more < 1:
+                raise SuiteError(f"{where}: arrived: expected messages or more, at least 1")
         case "metrics":
             _check_metrics(step.metrics, f"{where}: metrics")
         case "http":

@@ -532,7 +532,7 @@ type Step_Finish struct {
 }
 
 type Step_Arrived struct {
-	// Waits until a background stream has brought so many messages.
+	// Waits until a background call has brought so much.
 	Arrived *Arrival `protobuf:"bytes,13,opt,name=arrived,proto3,oneof"`
 }
 
@@ -650,13 +650,15 @@ func (x *Share) GetAtMost() int32 {
 	return 0
 }
 
-// Arrival is messages of a background stream.
+// Arrival is what a background call has brought: messages of a stream, answers and errors of other calls.
 type Arrival struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The background call.
 	Call string `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	// How many messages have come, at least 1.
-	Messages      int32 `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"`
+	// How many have come since it began, at least 1.
+	Messages int32 `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"`
+	// In place of messages: how many more come from this step on, at least 1. So load goes on before, within and after a change.
+	More          int32 `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -701,6 +703,13 @@ func (x *Arrival) GetCall() string {
 func (x *Arrival) GetMessages() int32 {
 	if x != nil {
 		return x.Messages
+	}
+	return 0
+}
+
+func (x *Arrival) GetMore() int32 {
+	if x != nil {
+		return x.More
 	}
 	return 0
 }
@@ -3347,10 +3356,11 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\bat_least\x18\x02 \x01(\x05R\aatLeast\x12\x1c\n" +
 	"\aat_most\x18\x03 \x01(\x05H\x00R\x06atMost\x88\x01\x01B\n" +
 	"\n" +
-	"\b_at_most\"9\n" +
+	"\b_at_most\"M\n" +
 	"\aArrival\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\tR\x04call\x12\x1a\n" +
-	"\bmessages\x18\x02 \x01(\x05R\bmessages\"\xff\x01\n" +
+	"\bmessages\x18\x02 \x01(\x05R\bmessages\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\x05R\x04more\"\xff\x01\n" +
 	"\x12MetricsExpectation\x12\x14\n" +
 	"\x05since\x18\x01 \x01(\tR\x05since\x120\n" +
 	"\asamples\x18\x02 \x03(\v2\x16.conformance.v1.SampleR\asamples\x122\n" +

@@ -106,12 +106,14 @@ class Share(_message.Message):
     def __init__(self, expect: _Optional[_Union[Expectation, _Mapping]] = ..., at_least: _Optional[int] = ..., at_most: _Optional[int] = ...) -> None: ...
 
 class Arrival(_message.Message):
-    __slots__ = ("call", "messages")
+    __slots__ = ("call", "messages", "more")
     CALL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     call: str
     messages: int
-    def __init__(self, call: _Optional[str] = ..., messages: _Optional[int] = ...) -> None: ...
+    more: int
+    def __init__(self, call: _Optional[str] = ..., messages: _Optional[int] = ..., more: _Optional[int] = ...) -> None: ...
 
 class MetricsExpectation(_message.Message):
     __slots__ = ("since", "samples", "families", "only_prefix", "forbidden_labels", "open_metrics")
