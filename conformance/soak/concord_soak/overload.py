@@ -81,6 +81,7 @@ async def _measure(
     shares: list[float] = []
     loads: list[Load] = []
     health: list[float] = []
+    health_at_peak: list[float] = []
     server_cpu = machine_cpu = 0.0
     connections = [Connection(server.grpc, stage.authority, Tally()) for _ in range(_CONNECTIONS)]
     for connection in connections:
@@ -100,7 +101,9 @@ async def _measure(
     await closed_loop(callers, 1.0, call)
     with _Health(server.grpc, stage.authority) as prober:
         for _ in range(rounds):
+            prober.begin()
             peak = await closed_loop(callers, seconds, call)
+            health_at_peak += await asyncio.to_thread(prober.end)
             peaks.append(peak.answered_per_second)
             cpu, all_cpu = server.cpu_seconds(), busy_seconds()
             prober.begin()
@@ -127,6 +130,7 @@ async def _measure(
         **figures("refused", refused),
         "health_checks": len(health),
         **figures("health", health),
+        **figures("health_at_peak", health_at_peak),
         "client_late_ms_p99": round(quantile([late for load in loads for late in load.late_seconds], 0.99) * 1000, 2),
         "client_processors": round(sum(load.client_cpu_seconds for load in loads) / whole, 2),
         "server_processors": round(server_cpu / whole, 2),
