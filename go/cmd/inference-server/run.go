@@ -138,6 +138,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 	}
 	models, err := repository.Open(settings.Models, repository.Options{
 		Load:            library.Load,
+		Device:          deviceOf(settings),
 		Admit:           admission.New(trials, ort.Version, settings.AdmissionCache).Admit,
 		RequireManifest: settings.RequireManifest,
 		Batching:        func(id string) batch.Settings { return batchingOf(&settings, id) },
@@ -235,13 +236,16 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 
 // startTelemetry shows this server; tests replace it.
 var startTelemetry = func(settings config.Config, log *slog.Logger) *telemetry.Telemetry {
-	device := "cpu"
-	if settings.GPU >= 0 {
-		device = fmt.Sprintf("cuda:%d", settings.GPU)
-	}
 	return telemetry.New(telemetry.Options{
-		Version: version, Runtime: ort.Version, Device: device, RequestLogPPM: settings.RequestLogPPM, Log: log,
+		Version: version, Runtime: ort.Version, Device: deviceOf(settings), RequestLogPPM: settings.RequestLogPPM, Log: log,
 	})
+}
+
+func deviceOf(settings config.Config) string {
+	if settings.GPU < 0 {
+		return "cpu"
+	}
+	return fmt.Sprintf("cuda:%d", settings.GPU)
 }
 
 // newLog writes JSON lines, or text for people where the stream is a terminal.

@@ -23,8 +23,8 @@ import (
 )
 
 // selfTest asks a model its golden cases on the path that requests take, and gives what they bring there. The first miss is the error. It is also the
-// warm-up.
-func selfTest(ctx context.Context, m *model.Model, data []byte) ([]batch.Part, error) {
+// warm-up. On a device with classes those widen the set's own tolerances.
+func selfTest(ctx context.Context, m *model.Model, data []byte, on classes) ([]batch.Part, error) {
 	set := &modelpackagev1.GoldenSet{}
 	if err := proto.Unmarshal(data, set); err != nil {
 		return nil, fmt.Errorf("%s is no golden set", goldenName)
@@ -32,8 +32,8 @@ func selfTest(ctx context.Context, m *model.Model, data []byte) ([]batch.Part, e
 	if len(set.GetCases()) == 0 {
 		return nil, fmt.Errorf("%s: expected at least 1 case, got 0", goldenName)
 	}
-	near := tolerance{set.GetAbsoluteTolerance(), set.GetRelativeTolerance()}
-	if !(near.absolute >= 0 && near.relative >= 0) || math.IsInf(near.absolute+near.relative, 0) {
+	near := exam{tolerance{set.GetAbsoluteTolerance(), set.GetRelativeTolerance()}, on}
+	if !near.valid() {
 		return nil, fmt.Errorf("%s: expected finite tolerances of at least 0, got %g and %g", goldenName, near.absolute, near.relative)
 	}
 	parts := make([]batch.Part, len(set.GetCases()))
@@ -49,7 +49,13 @@ func selfTest(ctx context.Context, m *model.Model, data []byte) ([]batch.Part, e
 // tolerance is how near an answer must be: |answer - expected| <= absolute + relative * |expected|.
 type tolerance struct{ absolute, relative float64 }
 
-func (near tolerance) ask(ctx context.Context, m *model.Model, c *modelpackagev1.GoldenCase) (batch.Part, error) {
+// exam is what answers are held to: a tolerance, wider by the class of the answer's type.
+type exam struct {
+	tolerance
+	on classes
+}
+
+func (near exam) ask(ctx context.Context, m *model.Model, c *modelpackagev1.GoldenCase) (batch.Part, error) {
 	if m.Kind == inferencev1.ModelKind_MODEL_KIND_TENSOR {
 		if c.GetTensors() == nil || c.GetOutputs() == nil {
 			return batch.Part{}, errors.New("expected tensors and outputs, as for a model of kind tensor")
@@ -62,7 +68,7 @@ func (near tolerance) ask(ctx context.Context, m *model.Model, c *modelpackagev1
 	return near.askFeatures(ctx, m, c.GetFeatures(), c.GetPredictions())
 }
 
-func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *inferencev1.PredictRequest, want *inferencev1.PredictResponse) (batch.Part, error) {
+func (near exam) askFeatures(ctx context.Context, m *model.Model, request *inferencev1.PredictRequest, want *inferencev1.PredictResponse) (batch.Part, error) {
 	row, f := m.Features.Decode(request.GetFeatures())
 	if f != nil {
 		return batch.Part{}, f
@@ -82,7 +88,7 @@ func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *
 		if !ok {
 			return batch.Part{}, fmt.Errorf("prediction %s: expected %s, got nothing", fault.Quote(name), float32Text(expected))
 		}
-		if !near.holds(float64(answer), float64(expected)) {
+		if !near.holds(tensor.Float32, float64(answer), float64(expected)) {
 			return batch.Part{}, fmt.Errorf("prediction %s: expected %s, got %s", fault.Quote(name), float32Text(expected), float32Text(answer))
 		}
 	}
@@ -98,7 +104,7 @@ func (near tolerance) askFeatures(ctx context.Context, m *model.Model, request *
 	return part, nil
 }
 
-func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *inferencev1.PredictionRequest, want *inferencev1.PredictionResponse) (batch.Part, error) {
+func (near exam) askTensors(ctx context.Context, m *model.Model, request *inferencev1.PredictionRequest, want *inferencev1.PredictionResponse) (batch.Part, error) {
 	inputs, wanted, f := model.DecodeTensors(m, request.GetInputs(), request.GetOutputNames())
 	if f != nil {
 		return batch.Part{}, f
@@ -126,35 +132,36 @@ func (near tolerance) askTensors(ctx context.Context, m *model.Model, request *i
 }
 
 // holds compares numbers: NaN equals NaN, an infinity itself.
-func (near tolerance) holds(answer, expected float64) bool {
+func (near exam) holds(dtype tensor.DType, answer, expected float64) bool {
 	if answer == expected || answer != answer && expected != expected {
 		return true
 	}
 	if math.IsInf(answer, 0) || math.IsInf(expected, 0) {
 		return false
 	}
-	return math.Abs(answer-expected) <= near.absolute+near.relative*math.Abs(expected)
+	class := near.on[dtype]
+	return math.Abs(answer-expected) <= near.absolute+class.absolute+(near.relative+class.relative)*math.Abs(expected)
 }
 
-func (near tolerance) holdsValue(answer, expected *inferencev1.FeatureValue) bool {
+func (near exam) holdsValue(answer, expected *inferencev1.FeatureValue) bool {
 	switch want := expected.GetValue().(type) {
 	case *inferencev1.FeatureValue_FloatValue:
 		got, ok := answer.GetValue().(*inferencev1.FeatureValue_FloatValue)
-		return ok && near.holds(float64(got.FloatValue), float64(want.FloatValue))
+		return ok && near.holds(tensor.Float32, float64(got.FloatValue), float64(want.FloatValue))
 	case *inferencev1.FeatureValue_DoubleValue:
 		got, ok := answer.GetValue().(*inferencev1.FeatureValue_DoubleValue)
-		return ok && near.holds(got.DoubleValue, want.DoubleValue)
+		return ok && near.holds(tensor.Float64, got.DoubleValue, want.DoubleValue)
 	case *inferencev1.FeatureValue_FloatArray:
 		got, ok := answer.GetValue().(*inferencev1.FeatureValue_FloatArray)
 		return ok && slices.EqualFunc(got.FloatArray.GetValues(), want.FloatArray.GetValues(), func(a, b float32) bool {
-			return near.holds(float64(a), float64(b))
+			return near.holds(tensor.Float32, float64(a), float64(b))
 		})
 	default:
 		return expected.GetValue() != nil && proto.Equal(answer, expected)
 	}
 }
 
-func (near tolerance) holdsTensor(answer, expected *tensor.Tensor) error {
+func (near exam) holdsTensor(answer, expected *tensor.Tensor) error {
 	if answer.DType != expected.DType || !slices.Equal(answer.Shape, expected.Shape) {
 		return fmt.Errorf("expected %s %s, got %s %s", expected.DType, tensor.ShapeText(expected.Shape), answer.DType, tensor.ShapeText(answer.Shape))
 	}
@@ -162,7 +169,7 @@ func (near tolerance) holdsTensor(answer, expected *tensor.Tensor) error {
 		var same bool
 		switch size := expected.DType.Size(); {
 		case expected.DType.IsFloat():
-			same = near.holds(floatAt(answer, i), floatAt(expected, i))
+			same = near.holds(expected.DType, floatAt(answer, i), floatAt(expected, i))
 		case expected.DType == tensor.String:
 			same = answer.Strings[i] == expected.Strings[i]
 		default:

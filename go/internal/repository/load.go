@@ -57,8 +57,17 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 		session.Close()
 		return nil, nil, err
 	}
+	on, err := deviceClasses(c.manifest)
+	if err != nil {
+		m.Close()
+		return nil, nil, err
+	}
+	r.place(m, session, on)
+	if m.Device == cpu {
+		on = nil
+	}
 	if c.manifest != nil {
-		parts, err := selfTest(ctx, m, c.golden)
+		parts, err := selfTest(ctx, m, c.golden, on)
 		if err != nil {
 			m.Close()
 			return nil, nil, err

@@ -430,7 +430,7 @@ func TestTensorGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := selfTest(context.Background(), m, data); (err == nil) != (c.err == "") || err != nil && err.Error() != c.err {
+		if _, err := selfTest(context.Background(), m, data, nil); (err == nil) != (c.err == "") || err != nil && err.Error() != c.err {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
