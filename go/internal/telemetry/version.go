@@ -135,6 +135,9 @@ func (v *Version) callsOf(method *Method) *calls {
 }
 
 func (v *Version) setState(state inferencev1.ModelState) {
+	if state == inferencev1.ModelState_MODEL_STATE_READY {
+		v.running() // seen at 0 before the first request
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.left {
