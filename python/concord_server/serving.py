@@ -16,7 +16,6 @@ from concord_server.worker import Worker
 
 if TYPE_CHECKING:
     from concord_server.batch import Settings
-    from concord_server.repository import Repository
 
 __all__ = ["EXIT_CONFIG", "EXIT_FAILURE", "EXIT_STOPPED", "listen_on", "run"]
 
@@ -50,7 +49,7 @@ async def _serve(config: Config) -> int:
     from concord_server import ort
     from concord_server.admission import Admission, Limits, Trials, Verdicts
     from concord_server.batch import Engine
-    from concord_server.repository import Editor, Repository, State
+    from concord_server.repository import Editor, Follower, Repository, State
     from concord_server.server import AdminServer, Health, HttpListener, Server
     from concord_server.server.administration import ADMIN_SERVICE
     from concord_server.server.server import SERVICE_NAMES
@@ -165,7 +164,7 @@ async def _serve(config: Config) -> int:
         else:
             print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
             _log.info("serving", **addresses, tls=config.certificates is not None)
-        following = asyncio.ensure_future(_follow(repository, config.repository_poll_seconds))
+        following = asyncio.ensure_future(Follower(repository, config.repository_poll_seconds).run())
         await stopping
         following.cancel()
 
@@ -186,14 +185,6 @@ async def _serve(config: Config) -> int:
         os._exit(EXIT_STOPPED)
     _log.info("stopped")
     return EXIT_STOPPED
-
-
-async def _follow(repository: Repository, seconds: float) -> None:
-    """Follows the disk until it is cancelled."""
-    while seconds:
-        await asyncio.sleep(seconds)
-        # In a thread: a disk may be slow.
-        await asyncio.to_thread(repository.look)
 
 
 def listen_on(address: Address) -> str:

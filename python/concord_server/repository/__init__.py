@@ -8,7 +8,8 @@ loading, ready, failed or draining.
 from __future__ import annotations
 
 from concord_server.repository.edit import Editor
+from concord_server.repository.follower import Follower
 from concord_server.repository.repository import Repository
 from concord_server.repository.version import About, Entry, State, Version
 
-__all__ = ["About", "Editor", "Entry", "Repository", "State", "Version"]
+__all__ = ["About", "Editor", "Entry", "Follower", "Repository", "State", "Version"]

@@ -14,14 +14,14 @@ from google.protobuf import json_format
 from concord_server.fault import quote, scrub, shown
 from concord_server.repository.disk import RefusedError, entries, open_regular, read_file, read_sized
 
-__all__ = ["Contents", "parse_manifest", "read"]
+__all__ = ["MANIFEST", "MAX_MANIFEST_BYTES", "Contents", "parse_manifest", "read"]
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _GRAPH = "model.onnx"
 _EXTERNAL = "model.onnx.data"
 _GOLDEN = "golden.binpb"
 
-_MAX_MANIFEST_BYTES = 16 << 20
+MAX_MANIFEST_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_IN_A_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 
@@ -45,21 +45,21 @@ def read(directory: int, require_manifest: bool) -> Contents:
         if item.is_symlink():
             raise RefusedError(f"{shown(item.name)} is a link")
         names.append(item.name)
-    if _MANIFEST in names:
+    if MANIFEST in names:
         return _read_package(directory, names)
     if _GRAPH not in names:
-        raise RefusedError(f"expected {_MANIFEST} or {_GRAPH}, got neither")
+        raise RefusedError(f"expected {MANIFEST} or {_GRAPH}, got neither")
     if require_manifest:
-        raise RefusedError(f"{_MANIFEST} is missing, and this server requires it")
+        raise RefusedError(f"{MANIFEST} is missing, and this server requires it")
     return _read_bare(directory, names)
 
 
 def _read_package(directory: int, names: list[str]) -> Contents:
-    manifest = parse_manifest(read_file(directory, _MANIFEST, _MAX_MANIFEST_BYTES))
-    listed = {_MANIFEST, *(file.name for file in manifest.files)}
+    manifest = parse_manifest(read_file(directory, MANIFEST, MAX_MANIFEST_BYTES))
+    listed = {MANIFEST, *(file.name for file in manifest.files)}
     for name in names:
         if name not in listed:
-            raise RefusedError(f"{shown(name)} is not listed in {_MANIFEST}")
+            raise RefusedError(f"{shown(name)} is not listed in {MANIFEST}")
     contents = Contents(manifest)
     for file in manifest.files:
         data = _read_listed(directory, file)
@@ -105,14 +105,14 @@ def parse_manifest(data: bytes) -> manifest_pb2.Manifest:
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
         # The library lists all that it would have expected in further lines.
         first = str(error).partition("\n")[0]
-        raise RefusedError(f"{_MANIFEST} is no manifest: {scrub(first)}") from error
+        raise RefusedError(f"{MANIFEST} is no manifest: {scrub(first)}") from error
     files: set[str] = set()
     for file in manifest.files:
         name = file.name
         if not _is_file_name(name):
             raise RefusedError(f"files: expected a file name without directory and leading dot, got {quote(name)}")
-        if name == _MANIFEST:
-            raise RefusedError(f"files: {_MANIFEST} lists itself")
+        if name == MANIFEST:
+            raise RefusedError(f"files: {MANIFEST} lists itself")
         if name in files:
             raise RefusedError(f"files: {quote(name)} is listed twice")
         if not _SHA256.fullmatch(file.sha256):

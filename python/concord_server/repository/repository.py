@@ -17,6 +17,7 @@ from concord_server.admission import AdmissionError
 from concord_server.fault import Fault, Reason, quote, shown
 from concord_server.model import Model, kind_text, version_order
 from concord_server.repository.disk import RefusedError, open_directory
+from concord_server.repository.glance import is_complete
 from concord_server.repository.load import Admit, Loader, load_version
 from concord_server.repository.scan import Found, Look, scan
 from concord_server.repository.version import Entry, State, Version
@@ -37,6 +38,8 @@ class _Directory:
 
     seen: Look | None = None
     """How it looked last."""
+    glimpsed: Look | None = None
+    """How it looked at the last glance."""
     tried: Look | None = None
     """How it looked when it was last loaded."""
     loading: bool = False
@@ -143,6 +146,34 @@ class Repository:
                 self._drop_drained()
                 return self._begin()
 
+    def glance(self) -> Sequence[Future[None]]:
+        """Looks at the directory soon after something in it has changed, and gives the loads that it has begun.
+
+        It only hastens what looks would do: labels, and versions that two glances in a row have found the same and
+        complete, as their manifest says. Whatever may still be written, and whatever is gone, is left to looks, which
+        have more time between them.
+        """
+        with self._looking:
+            try:
+                with open_directory(os.fspath(self._directory)) as root:
+                    found = scan(root, lambda _name, _why: None)
+            except RefusedError:
+                return ()  # a look will say so
+            with self._lock:
+                entries = dict(self._entries)
+                for model_id, model in found.items():
+                    if model is not None:
+                        entries[model_id] = self._glimpsed(model_id, model)
+                self._publish(entries)
+                return self._begin()
+
+    @property
+    def directories(self) -> Sequence[Path]:
+        """The root, those of the models, and those of their versions."""
+        with self._lock:
+            models = [self._directory / model_id for model_id in self._entries]
+            return [self._directory, *models, *(self._directory.joinpath(*key) for key in self._directories)]
+
     def close(self) -> None:
         """Loads nothing more, and does not wait for what is being loaded."""
         with self._lock:
@@ -203,6 +234,28 @@ class Repository:
                 self._settled.append(key)
         directory.seen = look
         return version
+
+    def _glimpsed(self, model_id: str, found: Found) -> Entry:
+        """A model after a glance; queues its versions that are to be loaded."""
+        known = self._entries.get(model_id, Entry(model_id, {}, ()))
+        versions = {version.number: version for version in known.versions}
+        for number, look in found.versions.items():
+            key = (model_id, number)
+            directory = self._directories.setdefault(key, _Directory())
+            if number not in versions or versions[number].state is State.DRAINING:
+                versions[number] = Version(number, State.LOADING)
+            same, directory.glimpsed = directory.glimpsed == look, look
+            if look is None or not same or look == directory.tried or directory.loading:
+                continue
+            if not is_complete(self._directory / model_id / number):
+                continue
+            if versions[number].state is State.FAILED:
+                versions[number] = Version(number, State.LOADING)
+            directory.seen = directory.tried = look
+            directory.missed, directory.loading = False, True
+            self._settled.append(key)
+        in_order = tuple(versions[number] for number in sorted(versions, key=version_order))
+        return Entry(model_id, known.labels if found.labels is None else found.labels, in_order)
 
     def _missing(self, key: _Key, version: Version) -> Version | None:
         """A version whose directory is not there; None where nothing is left of it."""
