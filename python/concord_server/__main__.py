@@ -39,13 +39,14 @@ def _version() -> str:
 
 
 def _check_library(config: Config) -> None:
-    if config.onnxruntime is None:
+    if config.onnxruntime is None and config.device == "cpu":
         return
     from concord_server import ort
 
-    wrong = ort.check_library(config.onnxruntime)
-    if wrong:
+    if config.onnxruntime is not None and (wrong := ort.check_library(config.onnxruntime)):
         raise ConfigError(f"onnxruntime: {wrong}")
+    if wrong := ort.check_device(config.device):
+        raise ConfigError(f"device: {wrong}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from concord_proto.inference.v1 import model_pb2
@@ -56,6 +56,12 @@ class Model:
         self.policy = policy
         self.has_manifest = has_manifest
         self.measured = Measured()
+        self.device: str = getattr(session, "device", "cpu")
+        """Where it runs: "cpu" or "cuda:N"."""
+        self.cpu_nodes: int = getattr(session, "cpu_nodes", 0)
+        """Nodes of its graph that run on the CPU although it is on a GPU."""
+        self.near: Callable[[Tensor, Tensor], bool] | None = None
+        """Whether a row's answer together is near enough to its answer alone; None: only the very same is."""
         self.most_rows = min(max_rows or OWN_MAX_ROWS, OWN_MAX_ROWS)
         """Most rows in one execution, where rows share one at all."""
 

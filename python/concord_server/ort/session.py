@@ -102,6 +102,7 @@ class OrtSession:
         self._api = api
         self._pointer = pointer
         self._binding: Binding | None = None
+        self.device = "cpu" if device < 0 else f"cuda:{device}"
         self.inputs = tuple(_specs(api, pointer, "input"))
         self.outputs = tuple(_specs(api, pointer, "output"))
         if not self.outputs:
@@ -110,6 +111,8 @@ class OrtSession:
         if device != CPU:
             self._binding = Binding(api, pointer, device, strings)
         self._input_names = _names(self.inputs)
+        # All that requests want again and again; a caller may name any choice of outputs in any order.
+        self._output_names = functools.lru_cache(16)(functools.partial(_some_names, self.outputs))
 
     @property
     def cpu_nodes(self) -> int:
@@ -127,20 +130,22 @@ class OrtSession:
         if not wanted:
             return []
         api = self._api
-        options = _Options(api)
-        names = _names([self.outputs[i] for i in wanted])
+        # Nobody else gets a turn while the event loop runs it: there is nothing to end it with.
+        options = _Options(api) if call.terminable else None
+        names = self._output_names(tuple(wanted))
         binding = self._binding
         with Values(api, len(inputs)) as given, Values(api, len(wanted)) as got:
             for at, tensor in enumerate(inputs):
                 given.put(at, tensor, binding.allocator if binding else None)
-            call.begin(options.terminate)
+            call.begin(options.terminate if options else None)
+            pointer = options.pointer if options else 0
             try:
                 if binding:
-                    binding.run(options.pointer, self._input_names, given.pointers, names, got.pointers)
+                    binding.run(pointer, self._input_names, given.pointers, names, got.pointers)
                 else:
                     status = api.Run(
                         self._pointer,
-                        options.pointer,
+                        pointer,
                         self._input_names,
                         given.pointers,
                         given.count,
@@ -174,6 +179,10 @@ class _Options:
 
     def __del__(self) -> None:
         self._api.ReleaseRunOptions(self.pointer)
+
+
+def _some_names(specs: Sequence[Spec], wanted: tuple[int, ...]) -> Any:
+    return _names([specs[i] for i in wanted])
 
 
 def _names(specs: Sequence[Spec]) -> Any:

@@ -19,17 +19,21 @@ from concord_server.fault import Fault, Violation, quote
 from concord_server.feature import EncodeError
 from concord_server.model import Call, Model, decode_tensors, kind_text
 from concord_server.model.generation import shortest
+from concord_server.repository.device import Classes, Tolerance
 from concord_server.repository.disk import RefusedError
 from concord_server.tensor import DType, Tensor, dtype_name, float32_of, from_wire, shape_text
 
-__all__ = ["golden_rows", "self_test"]
+__all__ = ["golden_rows", "near", "self_test"]
 
 _GOLDEN = "golden.binpb"
 _MOST_ROWS = 32  # that are more than proved
 
 
-def self_test(model: Model, data: bytes) -> None:
-    """Asks a model its golden cases. Raises RefusedError at the first miss."""
+def self_test(model: Model, data: bytes, on: Classes) -> None:
+    """Asks a model its golden cases. Raises RefusedError at the first miss.
+
+    The classes of a device widen the set's own tolerances.
+    """
     golden = golden_pb2.GoldenSet()
     try:
         golden.ParseFromString(data)
@@ -37,13 +41,13 @@ def self_test(model: Model, data: bytes) -> None:
         raise RefusedError(f"{_GOLDEN} is no golden set") from error
     if not golden.cases:
         raise RefusedError(f"{_GOLDEN}: expected at least 1 case, got 0")
-    near = _Tolerance(golden.absolute_tolerance, golden.relative_tolerance)
-    if not (near.absolute >= 0 and near.relative >= 0) or math.isinf(near.absolute + near.relative):
-        tolerances = f"{shortest(near.absolute, np.float64)} and {shortest(near.relative, np.float64)}"
-        raise RefusedError(f"{_GOLDEN}: expected finite tolerances of at least 0, got {tolerances}")
+    tolerance = Tolerance(golden.absolute_tolerance, golden.relative_tolerance)
+    if not tolerance.valid:
+        raise RefusedError(f"{_GOLDEN}: expected finite tolerances of at least 0, got {tolerance}")
+    exam = _Exam(tolerance, on)
     for i, case in enumerate(golden.cases):
         try:
-            _ask(near, model, case)
+            _ask(exam, model, case)
         except (RefusedError, Fault) as error:
             raise RefusedError(f"golden case {i}: {error}") from error
 
@@ -66,22 +70,32 @@ def golden_rows(model: Model, data: bytes) -> Sequence[tuple[Sequence[Tensor], S
 
 
 @dataclass(frozen=True, slots=True)
-class _Tolerance:
-    """How near an answer must be: |answer - expected| <= absolute + relative * |expected|."""
+class _Exam:
+    """What answers are held to: a tolerance, wider by the class of the answer's type."""
 
-    absolute: float
-    relative: float
+    near: Tolerance
+    on: Classes
 
-    def holds(self, answer: float, expected: float) -> bool:
+    def holds(self, dtype: DType, answer: float, expected: float) -> bool:
         """Compares numbers: NaN equals NaN, an infinity itself."""
         if answer == expected or (math.isnan(answer) and math.isnan(expected)):
             return True
         if math.isinf(answer) or math.isinf(expected):
             return False
-        return abs(answer - expected) <= self.absolute + self.relative * abs(expected)
+        wider = self.on.get(dtype, _EXACT)
+        most = self.near.absolute + wider.absolute + (self.near.relative + wider.relative) * abs(expected)
+        return abs(answer - expected) <= most
 
 
-def _ask(near: _Tolerance, model: Model, case: golden_pb2.GoldenCase) -> None:
+_EXACT = Tolerance(0, 0)
+
+
+def near(on: Classes, answer: Tensor, expected: Tensor) -> bool:
+    """Whether a row's answer is within the class of its own answer elsewhere."""
+    return _tensor_miss(_Exam(_EXACT, on), answer, expected) is None
+
+
+def _ask(near: _Exam, model: Model, case: golden_pb2.GoldenCase) -> None:
     request, answer = case.WhichOneof("request"), case.WhichOneof("answer")
     if model.kind == model_pb2.MODEL_KIND_TENSOR:
         if request != "tensors" or answer != "outputs":
@@ -95,7 +109,7 @@ def _ask(near: _Tolerance, model: Model, case: golden_pb2.GoldenCase) -> None:
 
 
 def _ask_features(
-    near: _Tolerance,
+    near: _Exam,
     model: Model,
     request: inference_service_pb2.PredictRequest,
     wanted: inference_service_pb2.PredictResponse,
@@ -111,7 +125,7 @@ def _ask_features(
         expected = wanted.predictions[name]
         if name not in got.predictions:
             raise RefusedError(f"prediction {quote(name)}: expected {shortest(expected)}, got nothing")
-        if not near.holds(got.predictions[name], expected):
+        if not near.holds(DType.FLOAT, got.predictions[name], expected):
             numbers = f"expected {shortest(expected)}, got {shortest(got.predictions[name])}"
             raise RefusedError(f"prediction {quote(name)}: {numbers}")
     for name in sorted(wanted.outputs):
@@ -124,7 +138,7 @@ def _ask_features(
 
 
 def _ask_tensors(
-    near: _Tolerance,
+    near: _Exam,
     model: Model,
     request: model_inference_pb2.PredictionRequest,
     wanted: model_inference_pb2.PredictionResponse,
@@ -145,16 +159,17 @@ def _ask_tensors(
 
 
 def _value_holds(
-    near: _Tolerance, answer: inference_service_pb2.FeatureValue, expected: inference_service_pb2.FeatureValue
+    near: _Exam, answer: inference_service_pb2.FeatureValue, expected: inference_service_pb2.FeatureValue
 ) -> bool:
     kind = expected.WhichOneof("value")
     if kind is None or answer.WhichOneof("value") != kind:
         return False
     if kind in ("float_value", "double_value"):
-        return near.holds(getattr(answer, kind), getattr(expected, kind))
+        dtype = DType.FLOAT if kind == "float_value" else DType.DOUBLE
+        return near.holds(dtype, getattr(answer, kind), getattr(expected, kind))
     if kind == "float_array":
         got, wanted = answer.float_array.values, expected.float_array.values
-        return len(got) == len(wanted) and all(near.holds(a, b) for a, b in zip(got, wanted, strict=True))
+        return len(got) == len(wanted) and all(near.holds(DType.FLOAT, a, b) for a, b in zip(got, wanted, strict=True))
     return bool(answer == expected)
 
 
@@ -179,12 +194,12 @@ def _value_text(value: inference_service_pb2.FeatureValue) -> str:
             return f"other values ({len(getattr(value, kind).values)} {noun})"
 
 
-def _tensor_miss(near: _Tolerance, answer: Tensor, expected: Tensor) -> str | None:
+def _tensor_miss(near: _Exam, answer: Tensor, expected: Tensor) -> str | None:
     if answer.dtype != expected.dtype or answer.array.shape != expected.array.shape:
         wanted = f"{dtype_name(expected.dtype)} {shape_text(expected.array.shape)}"
         return f"expected {wanted}, got {dtype_name(answer.dtype)} {shape_text(answer.array.shape)}"
     for i, (got, wanted_element) in enumerate(zip(_elements(answer), _elements(expected), strict=True)):
-        same = near.holds(got, wanted_element) if expected.dtype.is_float else got == wanted_element
+        same = near.holds(expected.dtype, got, wanted_element) if expected.dtype.is_float else got == wanted_element
         if not same:
             return f"element {i}: expected {_element_text(wanted_element)}, got {_element_text(got)}"
     return None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,20 @@ from typing import Protocol
 from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 
-from concord_server import batch, feature
+from concord_server import batch, feature, telemetry
 from concord_server.fault import quote, scrub
 from concord_server.model import Model, Session, SessionError, kind_text
+from concord_server.repository.device import device_classes
 from concord_server.repository.disk import RefusedError, open_directory
-from concord_server.repository.golden import golden_rows, self_test
+from concord_server.repository.golden import golden_rows, near, self_test
 from concord_server.repository.package import Contents, read
 from concord_server.repository.version import About
 from concord_server.tensor import Spec
 
 __all__ = ["Admit", "Loader", "check_kind", "load_version"]
+
+
+_log = telemetry.log(__name__)
 
 
 class Loader(Protocol):
@@ -108,12 +113,18 @@ def _assemble(
         policy=policy,
         has_manifest=manifest is not None,
     )
+    on = device_classes(manifest)
+    if model.device == "cpu":
+        on = {}
+    else:
+        model.near = functools.partial(near, on)
+        _log.info("placed", model_id=model_id, model_version=number, device=model.device, cpu_nodes=model.cpu_nodes)
     if manifest is None:
         neutral = batch.neutral_row(session.inputs)
         rows = [] if neutral is None else [(neutral, range(len(session.outputs)))]
         model.learnt(batch.measure(model, rows, steady=steady))
         return model, About("", verified=False, parity=None, max_batch_rows=0, ready_time=time.time())
-    self_test(model, golden)
+    self_test(model, golden, on)
     model.learnt(batch.measure(model, golden_rows(model, golden), steady=steady))
     parity = manifest.parity if manifest.HasField("parity") else None
     quality = tuple(manifest.quality)
