@@ -95,7 +95,7 @@ async def _serve(config: Config) -> int:
     )
     repository = Repository(
         config.models,
-        ort.Runtime(config.intra_op_threads).load,
+        ort.Runtime(config.intra_op_threads, config.device).load,
         require_manifest=config.require_manifest,
         admit=admission.admit,
         changed=changed,
@@ -105,7 +105,6 @@ async def _serve(config: Config) -> int:
         lambda model_id: _settings_of(config, model_id),
         watch=counts.watch,
         max_output_bytes=config.max_output_bytes,
-        device=config.device,
         processors=worker.cores if worker else None,
     )
     server = Server(

@@ -35,7 +35,6 @@ class Engine:
         *,
         watch: Callable[[str, str], Watcher] = nobody,
         max_output_bytes: int = 0,
-        device: str = "cpu",
         processors: int | None = None,
     ) -> None:
         """`settings` are those of a model by its id, `watch` makes the watcher of a model's version.
@@ -46,7 +45,6 @@ class Engine:
         self._settings = settings
         self._watch = watch
         self._max_output_bytes = max_output_bytes
-        self._device = device
         self._processors = processors or cores()
         self._queues: weakref.WeakKeyDictionary[Model, Queue] = weakref.WeakKeyDictionary()
         self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="run")
@@ -75,7 +73,8 @@ class Engine:
             max_batch_rows=choice.max_batch_rows,
             max_delay_ms=round(choice.max_delay_seconds * 1e3),
             max_queue_rows=choice.max_queue_rows,
-            device=self._device,
+            device=model.device,
+            cpu_nodes=model.cpu_nodes,
             measurements=[
                 model_pb2.Measurement(rows=rows, microseconds=seconds * 1e6) for rows, seconds in measured.times
             ],

@@ -105,15 +105,15 @@ def _best(model: Model) -> Policy:
     measured = model.measured
     if _is_quick(measured, INLINE_SECONDS):
         return Policy.INLINE
-    alone = measured.seconds(1)
+    alone = measured.alone
     if not model.batchable or alone is None:
         return Policy.DIRECT
-    saved = max(alone - seconds / rows for rows, seconds in measured.times)
+    saved = max(alone - seconds / rows for rows, seconds in measured.least)
     return Policy.ADAPTIVE if saved >= LEAST_SAVED * alone else Policy.DIRECT
 
 
 def _is_quick(measured: Measured, seconds: float) -> bool:
-    alone = measured.seconds(1)
+    alone = measured.alone
     return measured.steady and alone is not None and alone <= seconds
 
 

@@ -24,10 +24,12 @@ __all__ = ["Job", "Queue"]
 
 # The policy looks at so many executions ahead: a long queue of requests that run alone would be read for each of them.
 _AHEAD = 16
-# What runs on the event loop may have inputs so much larger than what was measured, and may take so long, once.
+# What runs on the event loop may have inputs so much larger than what was measured, and may take so long. One run may
+# hold the garbage collector's; several in a row are the model's own.
 _INLINE_GROWTH = 2
 _INLINE_BYTES = 1024
 _INLINE_SECONDS = 5e-3
+_INLINE_SLOW = 3
 
 _LEAST_RETRY, _MOST_RETRY = 0.01, 5.0
 _WEIGHT = 1 / 8  # of one execution in a running mean
@@ -121,7 +123,7 @@ class Queue:
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
         self._row_seconds = 0.0  # of an execution, for each of its rows: a running mean
-        self._too_slow = False  # for the event loop, as it turned out
+        self._slow = 0  # runs in a row that were too slow for the event loop
 
     def apply(self, choice: Choice, max_output_bytes: int) -> None:
         """Goes on under other limits; who waits stays."""
@@ -162,17 +164,19 @@ class Queue:
 
     def is_inline(self, inputs: Part) -> bool:
         """Whether a part is to run at once on the event loop: so quick that nobody notices."""
-        return self.choice.inline and not self._too_slow and nbytes(inputs) <= self._inline_bytes
+        return self.choice.inline and self._slow < _INLINE_SLOW and nbytes(inputs) <= self._inline_bytes
 
     def run_inline(self, model: Model, inputs: Part, wanted: Sequence[int], call: Call) -> Result:
         """Answers a part on the event loop. Raises Fault."""
         call.check()
         call.max_output_bytes = self._max_output_bytes
+        call.terminable = False
         self._watcher.began(0.0)
+        # The processor's time: on a busy machine the wall's says nothing of the model.
+        begin = time.thread_time()
         result = one(model, inputs, wanted, call)
+        self._slow = self._slow + 1 if time.thread_time() - begin > _INLINE_SECONDS else 0
         self._watcher.ran(1, result.rows, result.compute_seconds)
-        if result.compute_seconds > _INLINE_SECONDS:
-            self._too_slow = True
         return result
 
     async def run(self, job: Job) -> Results:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +108,12 @@ class Source:
     default: FeatureValue | None
     shape: tuple[int, ...] = ()
     """Of the input's tensor for one row; -1 on the axis whose length the request gives."""
+    plain: bool = field(init=False)
+    """Whether it takes a float as it comes, into a tensor of floats."""
+
+    def __post_init__(self) -> None:
+        self.plain = self.scalar and self.type in (_FLOAT, _DOUBLE)
+
     most: int = 0
     """With an open shape: its greatest length, 0 where nothing says."""
 

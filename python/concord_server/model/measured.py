@@ -14,6 +14,8 @@ class Measured:
 
     times: tuple[tuple[int, float], ...] = ()
     """Rows in one execution and the median seconds that it took, by ascending rows."""
+    least: tuple[tuple[int, float], ...] = ()
+    """The same with the least seconds: on a busy machine these tell more of the model than of its neighbours."""
     row_bytes: int = 0
     """Of the inputs of one row that was measured."""
     steady: bool = False
@@ -21,6 +23,7 @@ class Measured:
     unbatchable_reason: str = ""
     """Why rows must not share an execution although the manifest says so; empty where nothing speaks against it."""
 
-    def seconds(self, rows: int) -> float | None:
-        """The median of executions of so many rows; None where that was not measured."""
-        return next((seconds for count, seconds in self.times if count == rows), None)
+    @property
+    def alone(self) -> float | None:
+        """What a row takes alone; None where that was not measured."""
+        return next((seconds for rows, seconds in self.least if rows == 1), None)

@@ -31,7 +31,16 @@ class OutputTooLargeError(Exception):
 class Call:
     """What the caller of a run still wants: a deadline and whether it has gone. Safe for threads."""
 
-    __slots__ = ("_cancelled", "_deadline", "_lock", "_most_seconds", "_on_cancel", "max_output_bytes", "requests")
+    __slots__ = (
+        "_cancelled",
+        "_deadline",
+        "_lock",
+        "_most_seconds",
+        "_on_cancel",
+        "max_output_bytes",
+        "requests",
+        "terminable",
+    )
 
     def __init__(self, deadline: float | None = None, max_output_bytes: int = 0) -> None:
         """`deadline` is a time of time.monotonic(), in seconds; None is none."""
@@ -41,6 +50,8 @@ class Call:
         """Most bytes of outputs for one request; 0 is any."""
         self.requests = 1
         """Requests that share the run."""
+        self.terminable = True
+        """Whether anybody may end the run."""
         self._cancelled = False
         self._lock = threading.Lock()
         self._on_cancel: Callable[[], None] | None = None
@@ -90,9 +101,11 @@ class Call:
             return fault.too_long(self._most_seconds)
         return fault.deadline_exceeded()
 
-    def begin(self, terminate: Callable[[], None]) -> None:
+    def begin(self, terminate: Callable[[], None] | None) -> None:
         """Says how to end the run that begins now. Raises Fault where it must not begin."""
         self.check()
+        if terminate is None:
+            return
         with self._lock:
             self._on_cancel = terminate
             cancelled = self._cancelled
@@ -101,6 +114,8 @@ class Call:
 
     def end(self) -> None:
         """The run has ended; nothing is left to terminate."""
+        if self._on_cancel is None:
+            return
         with self._lock:
             self._on_cancel = None
 

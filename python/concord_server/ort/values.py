@@ -67,7 +67,8 @@ class Values:
                 ctypes.memmove(memory.value or 0, array.ctypes.data, array.nbytes)
             return
         self._kept.append(array)
-        address = array.ctypes.data if array.size else _NOWHERE
+        # Not .ctypes, which imports and makes an object for each array.
+        address = array.__array_interface__["data"][0] if array.size else _NOWHERE
         api.check(
             api.CreateTensorWithDataAsOrtValue(
                 api.cpu_memory, address, array.nbytes, shape, array.ndim, tensor.dtype.value, place
