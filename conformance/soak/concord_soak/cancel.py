@@ -35,7 +35,7 @@ _MOST_PROBES = 1000
 @proof_options
 def main(count: int, report: Path | None, name: str, command: tuple[str, ...]) -> None:
     """Measures how soon a cancelled request's place is free."""
-    finish("cancel", name, report, lambda: cancel(command, count, report))
+    finish("cancel", name, report, lambda: cancel(command, count, report and report / "cancel"))
 
 
 async def cancel(command: Sequence[str], count: int, keep: Path | None) -> dict[str, Any]:

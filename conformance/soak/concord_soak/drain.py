@@ -44,7 +44,7 @@ _UNREACHED = ("failed to connect", "connection refused", "connection attempt", "
 @proof_options
 def main(runs: int, seed: int, report: Path | None, name: str, command: tuple[str, ...]) -> None:
     """Ends servers at work and looks for lost requests."""
-    finish("drain", name, report, lambda: drain(command, runs, seed, report))
+    finish("drain", name, report, lambda: drain(command, runs, seed, report and report / "drain"))
 
 
 async def drain(command: Sequence[str], runs: int, seed: int, keep: Path | None) -> dict[str, Any]:

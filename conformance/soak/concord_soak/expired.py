@@ -31,11 +31,11 @@ _CONNECTIONS = 4
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.option("--count", default=10_000, show_default=True, help="Requests that expire.")
 @click.option("--at-once", default=500, show_default=True, help="How many of them wait behind one run.")
-@click.option("--turns", default=1_500_000, show_default=True, help="Turns of the run that they wait behind.")
+@click.option("--turns", default=600_000, show_default=True, help="Turns of the run that they wait behind.")
 @proof_options
 def main(count: int, at_once: int, turns: int, report: Path | None, name: str, command: tuple[str, ...]) -> None:
     """Counts expired requests that ran."""
-    finish("expired", name, report, lambda: expired(command, count, at_once, turns, report))
+    finish("expired", name, report, lambda: expired(command, count, at_once, turns, report and report / "expired"))
 
 
 async def expired(command: Sequence[str], count: int, at_once: int, turns: int, keep: Path | None) -> dict[str, Any]:

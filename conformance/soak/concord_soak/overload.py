@@ -57,7 +57,12 @@ def main(
     command: tuple[str, ...],
 ) -> None:
     """Measures goodput under overload against peak goodput."""
-    finish("overload", name, report, lambda: overload(command, turns, queue, times, rounds, seconds, report))
+    finish(
+        "overload",
+        name,
+        report,
+        lambda: overload(command, turns, queue, times, rounds, seconds, report and report / "overload"),
+    )
 
 
 async def overload(

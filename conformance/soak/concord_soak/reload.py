@@ -39,7 +39,7 @@ _MOST_SECONDS = 3600.0
 @proof_options
 def main(count: int, rate: float, seed: int, report: Path | None, name: str, command: tuple[str, ...]) -> None:
     """Reloads a model again and again under load."""
-    finish("reload", name, report, lambda: reload(command, count, rate, seed, report))
+    finish("reload", name, report, lambda: reload(command, count, rate, seed, report and report / "reload"))
 
 
 async def reload(command: Sequence[str], count: int, rate: float, seed: int, keep: Path | None) -> dict[str, Any]:
