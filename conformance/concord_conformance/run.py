@@ -18,7 +18,7 @@ from concord_conformance.known_failing import Entry, entry_for
 from concord_conformance.play import Player, Stage, needs_metrics
 from concord_conformance.process import ServerError
 from concord_conformance.scratch import ScratchError
-from concord_conformance.starter import Starter
+from concord_conformance.starter import OwnProcess, Starter
 from concord_conformance.suite import LoadedCase, LoadedSuite
 
 __all__ = ["Selection", "metrics_url", "run_cases"]
@@ -28,6 +28,8 @@ _REACHABLE_SECONDS = 15.0
 _DYING_SECONDS = 2.0
 # Servers at once: they mostly wait.
 _SIDE_BY_SIDE = 4
+# Cases in turn on one server.
+_TURNS = 4
 
 # A request that any server with the fixtures answers: what comes back is what was sent.
 _LIVENESS = json_format.ParseDict(
@@ -54,6 +56,15 @@ class Selection:
     wanted: Callable[[str], bool]
 
 
+@dataclass(frozen=True)
+class _OwnCase:
+    """A case that wants a server of its own, and where its result goes."""
+
+    case: LoadedCase
+    server: suite_pb2.OwnServer
+    result: report_pb2.CaseResult
+
+
 def metrics_url(http: str) -> str:
     """The URL of the metrics, from a ready line's "http"; empty where the server has no HTTP listener."""
     return f"http://{http}/metrics" if ":" in http else ""
@@ -69,7 +80,7 @@ def run_cases(
 ) -> Iterator[report_pb2.CaseResult]:
     """Runs the selected cases and gives a result for every case, selected or not. `starter` is None where the server is
     somebody else's: cases that need their own are skipped then."""
-    own: list[tuple[LoadedCase, suite_pb2.OwnServer, report_pb2.CaseResult]] = []
+    own: list[_OwnCase] = []
     for suite in suites:
         skipped = _why_not(suite, stage.client, selection)
         for case in suite.cases:
@@ -83,7 +94,7 @@ def run_cases(
             if not why and case.server is not None:
                 why = _no_control(starter, case.server)
                 if not why:
-                    own.append((case, case.server, result))
+                    own.append(_OwnCase(case, case.server, result))
                     continue
             if not why and case.server is None and needs_metrics(case.steps) and not stage.metrics:
                 why = "needs the server's metrics: its ready line names no http address, and --metrics is not given"
@@ -93,7 +104,7 @@ def run_cases(
             else:
                 begin = time.perf_counter()
                 problems = _case_problems(case, stage, alive)
-                _settle(result, problems, begin, known)
+                _settle(result, problems, time.perf_counter() - begin, known)
             yield result
     if own and starter is not None:
         yield from _run_own(own, starter, stage.client.target, known)
@@ -116,45 +127,73 @@ def _why_not(suite: LoadedSuite, client: Client, selection: Selection) -> str:
 
 
 def _run_own(
-    cases: Sequence[tuple[LoadedCase, suite_pb2.OwnServer, report_pb2.CaseResult]],
-    starter: Starter,
-    shared: Target,
-    known: Sequence[Entry],
+    cases: Sequence[_OwnCase], starter: Starter, shared: Target, known: Sequence[Entry]
 ) -> Iterator[report_pb2.CaseResult]:
-    """Cases with a server each. They share nothing but the machine, so they run side by side."""
+    """Cases with a server of their own, side by side: what they share is the machine."""
+    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+        for done in as_completed([pool.submit(_run_group, group, starter, shared, known) for group in _groups(cases)]):
+            yield from done.result()
 
-    def one(case: LoadedCase, server: suite_pb2.OwnServer, result: report_pb2.CaseResult) -> report_pb2.CaseResult:
+
+def _groups(cases: Sequence[_OwnCase]) -> list[list[_OwnCase]]:
+    """Cases that want the very same server and leave it as it was take turns on one; every other is alone."""
+    groups: list[list[_OwnCase]] = []
+    open_groups: dict[bytes, list[_OwnCase]] = {}
+    for one in cases:
+        key = one.server.SerializeToString(deterministic=True)
+        changes = any(step.WhichOneof("action") in ("repository", "signal", "exit") for step in one.case.steps)
+        group = None if changes else open_groups.get(key)
+        if group is None or len(group) >= _TURNS:
+            group = []
+            groups.append(group)
+            if not changes:
+                open_groups[key] = group
+        group.append(one)
+    return groups
+
+
+def _run_group(
+    group: Sequence[_OwnCase], starter: Starter, shared: Target, known: Sequence[Entry]
+) -> list[report_pb2.CaseResult]:
+    """Runs cases in turn on one server; after a failure the next gets a new one. What is wrong with a server's end is a
+    problem of the case that ran last on it."""
+    waiting = list(group)
+    results = []
+    while waiting:
+        turns: list[tuple[_OwnCase, float, list[str]]] = []
         begin = time.perf_counter()
         try:
-            problems = _own_problems(case, server, starter, shared)
+            process = starter.start(waiting[0].case.id, waiting[0].server)
         except (ServerError, ScratchError) as error:
-            problems = [f"its own server: {error}"]
-        _settle(result, problems, begin, known)
-        return result
+            turns.append((waiting.pop(0), time.perf_counter() - begin, [f"its own server: {error}"]))
+        else:
+            try:
+                while waiting and not any(problems for _, _, problems in turns):
+                    one = waiting.pop(0)
+                    problems = _on_own_server(one.case, process, shared)
+                    turns.append((one, time.perf_counter() - begin, problems))
+                    begin = time.perf_counter()
+            finally:
+                ending = [f"its own server: {problem}" for problem in process.stop()]
+            turns[-1][2].extend(ending)
+        for one, seconds, problems in turns:
+            _settle(one.result, problems, seconds, known)
+            results.append(one.result)
+    return results
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-        for done in as_completed([pool.submit(one, *case) for case in cases]):
-            yield done.result()
 
-
-def _own_problems(case: LoadedCase, server: suite_pb2.OwnServer, starter: Starter, shared: Target) -> list[str]:
-    process = starter.start(case.id, server)
-    problems: list[str] = []
+def _on_own_server(case: LoadedCase, process: OwnProcess, shared: Target) -> list[str]:
+    client = Client(replace(shared, address=process.process.address))
     try:
-        client = Client(replace(shared, address=process.process.address))
-        try:
-            client.wait_until_reachable(_REACHABLE_SECONDS)
-            stage = Stage(client, metrics_url(process.process.http), process)
-            if needs_metrics(case.steps) and not stage.metrics:
-                return ["its own server: the ready line names no http address"]
-            problems += _case_problems(case, stage, process.process.alive)
-        except grpc.FutureTimeoutError:
-            problems.append(f"its own server: no connection within {_REACHABLE_SECONDS:g} s")
-        finally:
-            client.close()
+        client.wait_until_reachable(_REACHABLE_SECONDS)
+        stage = Stage(client, metrics_url(process.process.http), process)
+        if needs_metrics(case.steps) and not stage.metrics:
+            return ["its own server: the ready line names no http address"]
+        return _case_problems(case, stage, process.process.alive)
+    except grpc.FutureTimeoutError:
+        return [f"its own server: no connection within {_REACHABLE_SECONDS:g} s"]
     finally:
-        problems += [f"its own server: {problem}" for problem in process.stop()]
-    return problems
+        client.close()
 
 
 def _case_problems(case: LoadedCase, stage: Stage, alive: Callable[[], bool]) -> list[str]:
@@ -178,9 +217,9 @@ def _liveness_problems(client: Client, alive: Callable[[], bool]) -> list[str]:
     return [f"afterwards: {problem}" for problem in problems]
 
 
-def _settle(result: report_pb2.CaseResult, problems: Sequence[str], begin: float, known: Sequence[Entry]) -> None:
+def _settle(result: report_pb2.CaseResult, problems: Sequence[str], seconds: float, known: Sequence[Entry]) -> None:
     result.problems.extend(_clip(problem) for problem in problems)
-    result.duration_ms = (time.perf_counter() - begin) * 1000
+    result.duration_ms = seconds * 1000
     entry = entry_for(known, result.id)
     if entry is not None:
         result.explanation = entry.reason
