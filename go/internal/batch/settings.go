@@ -124,6 +124,8 @@ func Choose(t Traits, s Settings) Setup {
 	switch setup.Policy {
 	case Adaptive:
 		setup.MaxRows, setup.MaxDelay = setup.CallRows, s.MaxDelay
+		// One processor is left to those who receive and answer: executors on all of them would only halve each other's batches.
+		setup.Executors = max(1, cores-1)
 	case Inline:
 		setup.Executors = inlinePlaces * cores
 	}

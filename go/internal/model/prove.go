@@ -66,10 +66,9 @@ func (p *prover) run(part *batch.Part) ([]tensor.Tensor, error) {
 	return p.model.session.Run(p.ctx, part.Inputs, part.Wanted, 0)
 }
 
-// median is what a run takes: of a few runs, within a fifth of the budget.
-func (p *prover) median(part *batch.Part) (time.Duration, bool) {
+// median is what a run takes: of a few runs, within a fifth of the budget. The first may have been made already, and taken a time.
+func (p *prover) median(part *batch.Part, took ...time.Duration) (time.Duration, bool) {
 	end := time.Now().Add(proofBudget / 5)
-	var took []time.Duration
 	for len(took) < mostRuns {
 		begin := time.Now()
 		if len(took) >= leastRuns && begin.After(end) || len(took) > 0 && p.left() <= 0 {
@@ -91,13 +90,12 @@ func (p *prover) together(rows []batch.Part, alone time.Duration) {
 		most = min(most, limit)
 	}
 	most = min(most, max(2, proofBytes/int(max(bytesOf(rows[0].Inputs), 1))))
-	// What is slow is tried with fewer rows, at least two.
-	affordable := max(2, int(0.3*float64(proofBudget)/float64(max(alone, 1))))
-	most = min(most, affordable)
 	if most < 2 {
 		return
 	}
-	rows = rows[:min(len(rows), most)]
+	// What is slow is compared by fewer rows, at least two; and so few run together where eight alone would take all of the budget.
+	distinct := max(2, int(float64(proofBudget)/4/float64(max(alone, 1))))
+	rows = rows[:min(len(rows), most, distinct)]
 	answers := make([][]tensor.Tensor, len(rows))
 	for i := range rows {
 		var err error
@@ -105,13 +103,16 @@ func (p *prover) together(rows []batch.Part, alone time.Duration) {
 			return // it ran before: its time is up
 		}
 	}
-	sizes := slices.Clone(jointRows)
-	if most < jointRows[0] || !slices.Contains(sizes, most) {
-		sizes = append(sizes, most)
-		slices.Sort(sizes)
+	sizes := []int{2}
+	if time.Duration(jointRows[0])*alone <= proofBudget {
+		sizes = jointRows
 	}
+	if most < sizes[0] {
+		sizes = []int{most}
+	}
+	perRow := time.Duration(0) // as the last joint run says
 	for _, n := range sizes {
-		if n > most || n > 2 && p.left() < time.Duration(n)*alone {
+		if n > most || p.left() < time.Duration(n)*perRow {
 			break
 		}
 		joint := batch.Part{Wanted: rows[0].Wanted}
@@ -120,20 +121,22 @@ func (p *prover) together(rows []batch.Part, alone time.Duration) {
 			inputs[at] = rows[at%len(rows)].Inputs
 		}
 		joint.Inputs = tensor.Join(inputs)
-		if why := p.compare(&joint, n, answers); why != "" {
-			p.model.reason = fmt.Sprintf("%d rows of the golden cases together: %s", n, why)
-			return
-		}
+		begin := time.Now()
+		why := p.compare(&joint, n, answers)
+		took := time.Since(begin)
 		if p.ctx.Err() != nil {
 			return
 		}
-		if slices.Contains(jointRows, n) {
-			took, ok := p.median(&joint)
-			if !ok {
-				return
-			}
-			p.model.traits.Times = append(p.model.traits.Times, batch.Time{Rows: n, Took: took})
+		if why != "" {
+			p.model.reason = fmt.Sprintf("%d rows of the golden cases together: %s", n, why)
+			return
 		}
+		took, ok := p.median(&joint, took)
+		if !ok {
+			return
+		}
+		perRow = took / time.Duration(n)
+		p.model.traits.Times = append(p.model.traits.Times, batch.Time{Rows: n, Took: took})
 	}
 }
 
