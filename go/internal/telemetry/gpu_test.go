@@ -5,68 +5,76 @@ package telemetry
 import (
 	"bytes"
 	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
-	"github.com/NVIDIA/go-nvml/pkg/nvml/mock"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-func TestGPU(t *testing.T) {
-	var out bytes.Buffer
-	device := &mock.Device{
-		GetMemoryInfoFunc: func() (nvml.Memory, nvml.Return) { return nvml.Memory{Used: 3 << 30, Total: 80 << 30}, nvml.SUCCESS },
-		GetUtilizationRatesFunc: func() (nvml.Utilization, nvml.Return) {
-			return nvml.Utilization{Gpu: 25}, nvml.SUCCESS
-		},
+// management builds a management library that stands in for NVIDIA's.
+func management(t *testing.T) string {
+	t.Helper()
+	library := filepath.Join(t.TempDir(), "management.so")
+	if out, err := exec.Command("cc", "-shared", "-fPIC", "-o", library, filepath.Join("testdata", "nvml.c")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	registry := prometheus.NewRegistry()
-	showGPU(registry, device, "cuda:0", slog.New(slog.NewJSONHandler(&out, nil)))
-	got := scrape(t, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), acceptText, "text/plain")
-	got.want(t, `{__name__="inference_gpu_memory_used_bytes", device="cuda:0"}`, 3<<30)
-	got.want(t, `{__name__="inference_gpu_memory_total_bytes", device="cuda:0"}`, 80<<30)
-	got.want(t, `{__name__="inference_gpu_utilization_ratio", device="cuda:0"}`, 0.25)
-	device.GetUtilizationRatesFunc = func() (nvml.Utilization, nvml.Return) { return nvml.Utilization{}, nvml.ERROR_NOT_SUPPORTED }
-	for range 2 {
-		got = scrape(t, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), acceptText, "text/plain")
-	}
-	if len(got.series) != 2 || strings.Count(out.String(), "\n") != 1 {
-		t.Errorf("got %v, and in the log %s", got.series, &out)
-	}
+	return library
 }
 
-func TestVisibleGPUs(t *testing.T) {
-	asked := ""
-	library := &mock.Interface{
-		InitFunc: func() nvml.Return { return nvml.SUCCESS },
-		DeviceGetHandleByIndexFunc: func(index int) (nvml.Device, nvml.Return) {
-			asked = string(rune('0' + index))
-			return &mock.Device{}, nvml.SUCCESS
-		},
-		DeviceGetHandleByUUIDFunc: func(uuid string) (nvml.Device, nvml.Return) {
-			asked = uuid
-			return &mock.Device{}, nvml.SUCCESS
-		},
-	}
+func TestGPU(t *testing.T) {
+	library := management(t)
 	for _, c := range []struct {
-		visible string
-		index   int
-		want    string
-	}{{"2,1", 0, "2"}, {"2, 1", 1, "1"}, {"GPU-a,GPU-b", 1, "GPU-b"}, {"1", 1, ""}, {"", 0, ""}} {
-		t.Setenv("CUDA_VISIBLE_DEVICES", c.visible)
-		asked = ""
-		_, result := find(library, c.index)
-		if asked != c.want || (c.want == "") != (result != nvml.SUCCESS) {
-			t.Errorf("cuda:%d of %q: got %q, want %q", c.index, c.visible, asked, c.want)
-		}
+		visible, device string
+		used            float64 // GiB; 0: there is no such GPU
+		load            bool
+	}{
+		{"unset", "cuda:0", 3, true}, {"unset", "cuda:1", 5, false}, {"unset", "cuda:2", 0, false}, {"unset", "cpu", 0, false},
+		{"1,0", "cuda:0", 5, false}, {"1, 0", "cuda:1", 3, true}, {"GPU-1,GPU-0", "cuda:1", 3, true}, {"1", "cuda:1", 0, false},
+		{"", "cuda:0", 0, false}, {"GPU-x", "cuda:0", 0, false},
+	} {
+		t.Run(c.visible+" "+c.device, func(t *testing.T) {
+			t.Setenv("CUDA_VISIBLE_DEVICES", c.visible)
+			if c.visible == "unset" {
+				_ = os.Unsetenv("CUDA_VISIBLE_DEVICES") // Setenv puts back what was there
+			}
+			var out bytes.Buffer
+			registry := prometheus.NewRegistry()
+			registerGPU(registry, c.device, library, slog.New(slog.NewJSONHandler(&out, nil)))
+			want := map[string]float64{}
+			if c.used > 0 {
+				want[`{__name__="inference_gpu_memory_used_bytes", device="`+c.device+`"}`] = c.used * (1 << 30)
+				want[`{__name__="inference_gpu_memory_total_bytes", device="`+c.device+`"}`] = 80 << 30
+			}
+			if c.load {
+				want[`{__name__="inference_gpu_utilization_ratio", device="`+c.device+`"}`] = 0.25
+			}
+			for range 2 {
+				got := scrape(t, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), acceptText, "text/plain")
+				if len(got.series) != len(want) {
+					t.Errorf("got %v", got.series)
+				}
+				for series, value := range want {
+					got.want(t, series, value)
+				}
+			}
+			lines := 1 // what cannot be told is said once
+			if c.device == "cpu" || c.load {
+				lines = 0
+			}
+			if strings.Count(out.String(), "\n") != lines {
+				t.Errorf("got the log %q", out.String())
+			}
+		})
 	}
 }
 
 // Where there is no library the server says so once and shows the rest.
 func TestNoGPU(t *testing.T) {
-	if nvml.New().Init() == nvml.SUCCESS {
+	if _, err := openNVML(nvmlLibrary); err == nil {
 		t.Skip("there is one")
 	}
 	var out bytes.Buffer

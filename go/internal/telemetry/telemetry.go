@@ -57,7 +57,7 @@ func New(options Options) *Telemetry {
 	t.versions.Store(&map[versionName]*Version{})
 	t.SetRequestLogPPM(options.RequestLogPPM)
 	registerProcess(t.registry, options.Version, options.Runtime)
-	registerGPU(t.registry, options.Device, options.Log)
+	registerGPU(t.registry, options.Device, nvmlLibrary, options.Log)
 	t.traces = startTraces(options)
 	return t
 }
