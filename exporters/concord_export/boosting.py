@@ -103,9 +103,12 @@ class BoostedRegressor(RegressorMixin, _Adapter):  # type: ignore[misc]
         return np.asarray(self.ask(np.asarray(rows, np.float64)), np.float64)
 
 
-def convert_boosted(graph: Nodes, boosted: Boosted) -> None:
-    """Adds what gives the answer: of a classifier label and probabilities, else numbers."""
-    sums = _sums(graph, boosted)
+def convert_boosted(graph: Nodes, boosted: Boosted, rows: str | None = None) -> None:
+    """Adds what gives the answer: of a classifier label and probabilities, else numbers.
+
+    `rows` are the numbers that the trees see, in doubles, where those are not the input.
+    """
+    sums = _sums(graph, boosted, rows)
     value = _linked(graph, sums, boosted)
     classes = getattr(graph.estimator, "classes_", None)
     if classes is None:
@@ -124,9 +127,10 @@ def _one(boosted: Boosted) -> npt.NDArray[Any]:
     return np.array([1], np.float32 if boosted.floats else np.float64)
 
 
-def _sums(graph: Nodes, boosted: Boosted) -> str:
+def _sums(graph: Nodes, boosted: Boosted, rows: str | None) -> str:
     dtype = np.float32 if boosted.floats else np.float64
-    rows = graph.cast(graph.input, FLOAT) if boosted.floats else graph.rows()
+    if rows is None:
+        rows = graph.cast(graph.input, FLOAT) if boosted.floats else graph.rows()
     rows = _cleaned(graph, rows, boosted, dtype)
     attributes = tree_ensemble_attributes(boosted.trees, boosted.targets, dtype=dtype)
     value = graph.op("TreeEnsemble", rows, **attributes)

@@ -104,7 +104,7 @@ class Columns:
             return self.values[0]
         if self.frame is not None:
             data = dict(zip(self.frame.columns, self.values, strict=True))
-            return type(self.frame)(data).astype(self.frame.dtypes.to_dict())
+            return type(self.frame)(data).astype(self._dtypes())
         if "string" in self.kinds:
             table = np.empty((len(self), len(self.columns)), dtype=object)
             for index, value in enumerate(self.values):
@@ -112,6 +112,14 @@ class Columns:
             return table
         dtype = self.values[0].dtype if len(self.kinds) == 1 and self.kinds[0] != "float" else np.dtype(np.float64)
         return np.stack([value.astype(dtype) for value in self.values], axis=1)
+
+    def _dtypes(self) -> dict[str, Any]:
+        """The frame's own, but for whole numbers and truths of pandas in which some are missing: those are floats."""
+        dtypes: dict[str, Any] = self.frame.dtypes.to_dict()
+        for name, column in zip(self.frame.columns, self.columns, strict=True):
+            if column.kind == "float" and str(dtypes[name]).startswith(("Int", "UInt", "boolean")):
+                dtypes[name] = "Float64"
+        return dtypes
 
     def row(self, index: int) -> dict[str, Any]:
         """One row by feature: a Python value, or a list for an array."""
@@ -238,6 +246,8 @@ def _lay_out(features: Sequence[Feature]) -> list[Column]:
 def _convert(values: npt.NDArray[Any], column: Column) -> npt.NDArray[Any]:
     name, kind = column.feature.name, column.kind
     items = values.tolist()
+    if kind in ("float", "double"):
+        items = [math.nan if type(item).__name__ == "NAType" else item for item in items]
 
     def refuse(expected: str, index: int) -> SourceError:
         return SourceError(f"feature {name!r}: row {index}: expected {expected}, got {items[index]!r}")

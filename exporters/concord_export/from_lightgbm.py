@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from concord_export.boosting import Boosted, BoostedClassifier, BoostedRegressor
 from concord_export.errors import SourceError
 from concord_export.nodes import Nodes
 from concord_export.registry import Own
-from concord_export.trees import Tree, bits_of
+from concord_export.trees import Tree, bits_of, place_of
 
 __all__ = ["CONVERTERS", "boosted_of", "parse", "read_lightgbm"]
 
@@ -38,6 +39,7 @@ _LINKS: dict[str, Link] = {
 }  # fmt: skip
 # Bits of a node's decision_type.
 _CATEGORICAL, _DEFAULT_LEFT = 1, 2
+_CATEGORICAL_COLUMNS = re.compile(r"^\[categorical_feature: ([0-9,]+)\]$", re.MULTILINE)
 _TINY = float(np.float32(1e-35))
 _MISSING_NONE, _MISSING_ZERO, _MISSING_NAN = 0, 1, 2
 
@@ -173,7 +175,24 @@ def boosted_of(estimator: Any) -> Boosted:
 
 
 def _convert(graph: Nodes) -> None:
-    convert_boosted(graph, boosted_of(graph.estimator))
+    booster = graph.estimator.booster_
+    rows = _coded(graph, booster, booster.pandas_categorical) if booster.pandas_categorical else None
+    convert_boosted(graph, boosted_of(graph.estimator), rows)
+
+
+def _coded(graph: Nodes, booster: lightgbm.Booster, fitted: Sequence[Sequence[Any]]) -> str:
+    """The columns as LightGBM makes them of a data frame: of a category its place among those that were fitted.
+
+    An unknown category becomes NaN, as a missing one.
+    """
+    columns = graph.columns()
+    categorical = _CATEGORICAL_COLUMNS.search(booster.model_to_string())
+    indices = _integers(categorical[1].replace(",", " ")) if categorical else []
+    if len(indices) != len(fitted):
+        raise NotImplementedError("LightGBM's categories beside categorical_feature of its own cannot be exported")
+    for index, categories in zip(indices, fitted, strict=True):
+        columns[index] = place_of(graph, columns[index], categories)
+    return graph.op("Concat", *columns, axis=1)
 
 
 CONVERTERS: Iterable[Own] = [

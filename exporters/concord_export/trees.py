@@ -399,14 +399,18 @@ def _encoded(graph: Nodes, estimator: Any) -> str:
     parts = []
     for index, categories in zip(np.flatnonzero(categorical).tolist(), encoder.categories_, strict=True):
         known = [item for item in categories.tolist() if item is not None and item == item]
-        strings = any(isinstance(item, str) for item in known)
-        table = np.array(known, dtype=object) if strings else np.array(known, np.float64)
-        found = graph.cast(graph.op("Equal", columns[index], table), DOUBLE)
-        place = graph.sum(graph.op("Mul", found, np.arange(len(known), dtype=np.float64)), 1, keep=True)
-        is_known = graph.op("Greater", graph.sum(found, 1, keep=True), 0.0)
-        parts.append(graph.op("Where", is_known, place, float("nan")))
+        parts.append(place_of(graph, columns[index], known))
     parts += [columns[index] for index in np.flatnonzero(~categorical).tolist()]
     return graph.op("Concat", *parts, axis=1)
+
+
+def place_of(graph: Nodes, column: str, categories: Sequence[Any]) -> str:
+    """Where among the categories, numbers or strings, each value of a column [rows, 1] is; NaN where it is not."""
+    strings = any(isinstance(item, str) for item in categories)
+    table = np.array(categories, dtype=object if strings else np.float64)
+    found = graph.cast(graph.op("Equal", column, table), DOUBLE)
+    place = graph.sum(graph.op("Mul", found, np.arange(len(categories), dtype=np.float64)), 1, keep=True)
+    return graph.op("Where", graph.op("Greater", graph.sum(found, 1, keep=True), 0.0), place, float("nan"))
 
 
 def _hist_gradient_boosting_classifier(graph: Nodes) -> None:

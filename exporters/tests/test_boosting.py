@@ -10,6 +10,7 @@ from typing import Any
 
 import lightgbm
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 from click.testing import CliRunner, Result
@@ -127,6 +128,29 @@ def test_early_stopping(tmp_path: Path) -> None:
 
 def call(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_lightgbm_on_a_data_frame_with_categories(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    city = rng.choice(["Bern", "Zürich", "Genève"], 300)
+    frame = pd.DataFrame({"age": rng.integers(18, 90, 300), "city": city, "grade": rng.integers(1, 5, 300) * 10})
+    frame["income"] = np.where(rng.random(300) < 0.1, np.nan, rng.normal(size=300))
+    frame = frame.astype({"city": "category", "grade": "category"})
+    target = (city == "Bern") * frame["age"] + frame["grade"].astype(float)
+    model = lgb(min_data_per_group=5, cat_smooth=1).fit(frame, target)
+    report = export_sklearn(model, frame, tmp_path / "m" / "1")
+    assert report.parity.max_ulp_error <= 1
+    inputs = {item.feature.name: item.input for item in report.manifest.features}
+    assert inputs["city"] == "string_features"
+    # One that was not there at the fit is as one that is missing.
+    package = read_package(report.directory)
+    strange = Session(package.model_path)
+    asked = {info.name: np.zeros((1, info.shape[1] or 1), info.dtype) for info in strange.inputs.values()}
+    unseen = frame.iloc[:1].assign(age=0, grade=np.nan, income=0.0, city=pd.Series([None], dtype=object))
+    expected = model.predict(unseen.astype({"city": frame["city"].dtype, "grade": frame["grade"].dtype}))
+    asked["string_features"][:] = "Basel"
+    [answer] = strange.run(asked).values()
+    assert answer.ravel()[0] == np.float32(expected[0])
 
 
 def test_lightgbm_from_its_file(tmp_path: Path) -> None:

@@ -404,6 +404,16 @@ def test_categories_of_a_data_frame(tmp_path: Path) -> None:
     assert verify_package(report.directory).golden_cases == 8
 
 
+def test_numbers_missing_in_pandas_own_way(tmp_path: Path) -> None:
+    frame, target = passengers()
+    frame = frame[["age", "fare", "alone"]].astype({"age": "Int64", "fare": "Float64", "alone": "boolean"})
+    frame.loc[3:9] = None
+    estimator = make_pipeline(SimpleImputer(), LogisticRegression(max_iter=1000)).fit(frame, target)
+    report = export_sklearn(estimator, frame, tmp_path / "m" / "1")
+    assert report.parity.max_ulp_error <= 1
+    assert {item.feature.type for item in report.manifest.features} == {model_pb2.FEATURE_TYPE_FLOAT}
+
+
 def test_rows_with_a_missing_text_are_left_out(tmp_path: Path) -> None:
     frame, target = passengers()
     frame = frame[["age", "sex"]].astype({"sex": object})
