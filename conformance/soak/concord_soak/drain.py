@@ -23,6 +23,7 @@ from concord_proto.inference.v1 import inference_service_pb2 as service
 
 from concord_soak.actors.limits import slow_request
 from concord_soak.connection import Connection, Outcome
+from concord_soak.gauges import Gauges
 from concord_soak.process import Server
 from concord_soak.proof import figures, finish, proof_options
 from concord_soak.stage import prepare
@@ -77,6 +78,7 @@ async def _run(
     server: Server, authority: bytes, rng: random.Random, ended: Counter[str], took: list[float]
 ) -> list[str]:
     wrong: list[str] = []
+    gauges = Gauges(server.pid, server.http)
     connections = [Connection(server.grpc, authority, Tally()) for _ in range(_CONNECTIONS)]
     for connection in connections:
         await connection.ready()
@@ -115,6 +117,8 @@ async def _run(
     for connection in connections:
         # Its answer comes after the calls before it on this connection have been received.
         await connection.unary("/grpc.health.v1.Health/Check", b"")
+    # Received is not yet taken: a handler that begins after the signal says SERVER_DRAINING.
+    await gauges.under_way(sum(not call.done() for call in calls) + 1, 0.3)
     await asyncio.sleep(rng.uniform(0, 0.05))
     began = time.perf_counter()
     server.terminate()

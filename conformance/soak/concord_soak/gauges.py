@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -104,6 +105,17 @@ class Gauges:
         except urllib.error.HTTPError as error:
             error.close()
             return None
+
+    async def under_way(self, calls: int, seconds: float = 30.0) -> None:
+        """Returns once the server's handlers have so many calls, or has no metrics to say so, or the time is over."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            scrape = await self.scrape()
+            if scrape is None or "inference_open_streams" not in scrape.series:
+                return
+            if scrape.sum("inference_open_streams") >= calls:
+                return
+            await asyncio.sleep(0.01)
 
     async def sample(self) -> Sample:
         """What the process holds now. Raises OSError where it is no more."""

@@ -167,7 +167,7 @@ async def _run(
     for actor in actors:
         report.problems += [f"{actor.name}: never saw {note!r}" for note in actor.needs if not world.seen[note]]
     await _metrics(gauges, world, report)
-    await _end(world, server, report)
+    await _end(world, server, gauges, report)
 
 
 async def _play(
@@ -272,18 +272,20 @@ async def _metrics(gauges: Gauges, world: World, report: Report) -> None:
         report.problems.append(f"metrics: inference_queue_rows: expected 0 where nothing waits, got {waiting:g}")
 
 
-async def _end(world: World, server: Server, report: Report) -> None:
+async def _end(world: World, server: Server, gauges: Gauges, report: Report) -> None:
     """Ends the server while it works: what it has taken is answered, and it says goodbye."""
     connection = world.open()
     ids = [f"held-{index}" for index in range(_HELD)]
     calls = [
-        asyncio.ensure_future(connection.unary(PREDICT, slow_request("slow", 200_000, one).SerializeToString()))
+        asyncio.ensure_future(connection.unary(PREDICT, slow_request("slow", 1_000_000, one).SerializeToString()))
         for one in ids
     ]
     # An answer on the same connection after them: the server has them all.
     check = await connection.unary("/grpc.health.v1.Health/Check", b"")
     if check.code != "OK":
         report.problems.append(f"before SIGTERM: expected health to answer, got {check}")
+    # It has them; whoever is not yet in a handler may still be told to go elsewhere.
+    await gauges.under_way(_HELD, 5)
     server.terminate()
     one = service.PredictResponse(model_version="1", predictions={"y": 1.0}).SerializeToString(deterministic=True)
     for request_id, outcome in zip(ids, await asyncio.gather(*calls), strict=True):
