@@ -47,6 +47,16 @@ class _Asked:
         self.features = request.features
         self.row: list[Tensor] = []
 
+    def check_room(self, engine: Engine) -> None:
+        """Raises Fault where the queue is full.
+
+        What is wrong with a request is said first, but a large one is not worth reading for that.
+        """
+        try:
+            engine.check_room(self.model)
+        except Fault as failure:
+            raise failure.at(self.model.model_id, self.model.version) from None
+
     def decode(self) -> None:
         """Makes the tensors. Raises Fault."""
         try:
@@ -70,6 +80,7 @@ class Inference:
         try:
             asked = self._ask(0, request_id, request, received.record)
             if received.size > _LARGE_FEATURES:
+                asked.check_room(engine)
                 await engine.off_loop(asked.decode)
             else:
                 asked.decode()
@@ -95,6 +106,9 @@ class Inference:
             except Fault as failure:
                 results[i] = _failed(request_id, failure, record)
         large = received.size > _LARGE_FEATURES
+
+        if large:
+            asked = [each for each in asked if self._has_room(each, results, record)]
 
         def decode() -> dict[int, list[_Asked]]:
             groups: dict[int, list[_Asked]] = {}  # by version, in order
@@ -129,6 +143,15 @@ class Inference:
                 encode()
         return BatchPredictResponse(results=[result for result in results if result is not None])
 
+    def _has_room(self, asked: _Asked, results: list[BatchPredictResult | None], record: Record) -> bool:
+        """Whether a request of a batch finds room; else its result is there."""
+        try:
+            asked.check_room(self._engine)
+        except Fault as failure:
+            results[asked.index] = _failed(asked.request_id, failure, record)
+            return False
+        return True
+
     def stream_predict(self, received: Received[PredictRequest]) -> Fault:
         """Why the request gets no stream: no kind of model that is served generates text."""
         received.record.request_id = received.message.request_id
@@ -153,11 +176,10 @@ class Inference:
         return model
 
     def _ask(self, index: int, request_id: str, request: PredictRequest, record: Record) -> _Asked:
-        """Takes a request as far as its queue: where that is full, the features are not worth reading."""
+        """Takes a request as far as its features."""
         model = self._find(request, record)
         try:
             plan = model.plan()
-            self._engine.check_room(model)
             return _Asked(index, request_id, model, plan, request)
         except Fault as failure:
             raise failure.at(model.model_id, model.version) from None

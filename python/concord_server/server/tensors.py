@@ -118,7 +118,8 @@ class TensorInference:
         if model.kind == model_pb2.MODEL_KIND_GENERATOR:
             raise Fault(Reason.METHOD_NOT_SUPPORTED, f"model {quote(model.model_id)} is generator: it takes no tensors")
         engine = self._engine
-        engine.check_room(model)
+        if large:  # what is wrong with a request goes first; a large one is not worth that
+            engine.check_room(model)
 
         def decode() -> tuple[list[Tensor], list[int]]:
             return decode_tensors(model, request.inputs, request.output_names)
