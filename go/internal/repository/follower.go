@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 // Follower follows a repository's directory: it looks at it in a period and, where the operating system tells of changes, soon after each. The
@@ -65,12 +63,8 @@ func (f *Follower) Run(ctx context.Context) {
 				// What has changed between the last look and the watch was not heard.
 				rhythm.changed(time.Now())
 			}
-		case event := <-w.events():
-			w.forget(event)
-			if event.Op != fsnotify.Chmod {
-				rhythm.changed(time.Now())
-			}
-		case <-w.errors(): // events were lost
+		case <-w.changes():
+			w.forget()
 			rhythm.changed(time.Now())
 		case <-due:
 			begin := time.Now()

@@ -66,6 +66,22 @@ func TestFollowerIsWoken(t *testing.T) {
 	})
 }
 
+// TestFollowerOutlivesMoves renames versions away again and again: the watcher of a directory that moves complains about it, and must find
+// somebody who listens.
+func TestFollowerOutlivesMoves(t *testing.T) {
+	f := follow(t, nil)
+	f.run(10 * time.Millisecond)
+	f.write("m", "1", "one")
+	for range 20 {
+		f.write("m", "2", "two")
+		f.wait("both are ready", func() bool { return f.states("m") == "1 READY, 2 READY" })
+		aside := filepath.Join(t.TempDir(), "2")
+		check(t, os.Rename(filepath.Join(f.directory, "m", "2"), aside))
+		check(t, os.RemoveAll(aside))
+		f.wait("the second is gone", func() bool { return f.states("m") == "1 READY" })
+	}
+}
+
 func TestFollowerOfPeriodZeroNeverLooks(t *testing.T) {
 	f := follow(t, nil)
 	follower := f.run(0)

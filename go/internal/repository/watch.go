@@ -5,6 +5,7 @@ package repository
 import (
 	"log/slog"
 	"path/filepath"
+	"sync"
 
 	"github.com/fsnotify/fsnotify"
 )
@@ -16,6 +17,10 @@ type watch struct {
 	watched map[string]bool
 	full    bool // no more directories can be watched
 	log     *slog.Logger
+	heard   chan struct{} // something has changed since it was read last
+
+	mu   sync.Mutex
+	left []string // directories that were removed or moved away, not yet forgotten
 }
 
 // newWatch watches the root, or gives nil where that cannot be watched.
@@ -25,7 +30,8 @@ func newWatch(root string, log *slog.Logger) *watch {
 		log.Warn("the repository is not watched, only polled", "cause", err.Error())
 		return nil
 	}
-	w := &watch{watcher: watcher, watched: map[string]bool{}, log: log}
+	w := &watch{watcher: watcher, watched: map[string]bool{}, log: log, heard: make(chan struct{}, 1)}
+	go w.listen() // until it is closed
 	w.update([]string{root})
 	return w
 }
@@ -36,19 +42,41 @@ func (w *watch) close() {
 	}
 }
 
-// events and errors are nil, so never ready, where nothing is watched.
-func (w *watch) events() <-chan fsnotify.Event {
-	if w == nil {
-		return nil
+// listen takes what the watcher says, always: while it waits to say something it holds a lock that Add and Remove want, so who calls those
+// must not be the one whom it waits for.
+func (w *watch) listen() {
+	for {
+		select {
+		case event, open := <-w.watcher.Events:
+			if !open {
+				return
+			}
+			if event.Op == fsnotify.Chmod {
+				continue
+			}
+			if event.Has(fsnotify.Remove | fsnotify.Rename) {
+				w.mu.Lock()
+				w.left = append(w.left, event.Name)
+				w.mu.Unlock()
+			}
+		case _, open := <-w.watcher.Errors: // events were lost
+			if !open {
+				return
+			}
+		}
+		select {
+		case w.heard <- struct{}{}:
+		default:
+		}
 	}
-	return w.watcher.Events
 }
 
-func (w *watch) errors() <-chan error {
+// changes is ready when something has changed. It is nil, so never ready, where nothing is watched.
+func (w *watch) changes() <-chan struct{} {
 	if w == nil {
 		return nil
 	}
-	return w.watcher.Errors
+	return w.heard
 }
 
 // update watches these directories and no others. It tells whether one of them was not watched before: what happened in it so far was not
@@ -83,10 +111,16 @@ func (w *watch) update(directories []string) (more bool) {
 	return more
 }
 
-// forget notes that a directory is not watched any more: it was removed, or moved away.
-func (w *watch) forget(event fsnotify.Event) {
-	if w != nil && event.Has(fsnotify.Remove|fsnotify.Rename) && w.watched[event.Name] {
-		delete(w.watched, event.Name)
-		_ = w.watcher.Remove(event.Name)
+// forget notes which directories are not watched any more: they were removed, or moved away.
+func (w *watch) forget() {
+	w.mu.Lock()
+	left := w.left
+	w.left = nil
+	w.mu.Unlock()
+	for _, directory := range left {
+		if w.watched[directory] {
+			delete(w.watched, directory)
+			_ = w.watcher.Remove(directory) // it may have gone by itself
+		}
 	}
 }
