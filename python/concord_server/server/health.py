@@ -29,7 +29,8 @@ class Health:
         self._statuses = dict.fromkeys(self._services, _NOT_SERVING)
         self._changed = asyncio.Event()
         self._stopped = False
-        self._ended = False
+        self.ended = asyncio.Event()
+        """Set when streams that never end by themselves are to end."""
 
     @property
     def serving(self) -> bool:
@@ -55,7 +56,7 @@ class Health:
 
     def end(self) -> None:
         """Ends the watches, after stop."""
-        self._ended = True
+        self.ended.set()
         self._wake()
 
     def _set(self, statuses: dict[str, int]) -> None:
@@ -84,6 +85,6 @@ class Health:
                 last = status
                 yield HealthCheckResponse(status=status)
                 continue  # it may have changed while it was sent
-            if self._ended:
+            if self.ended.is_set():
                 raise Fault(Reason.SERVER_DRAINING, "the server is shutting down")
             await changed.wait()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,10 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 
 from concord_server.config import Certificates
+from concord_server.server.connections import close_listeners, hang_up
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
+from concord_server.server.underway import UnderWay, ports
 
 __all__ = ["Listener"]
 
@@ -35,6 +39,9 @@ _OPTIONS = (
     ("grpc.default_compression_level", 2),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),  # the guard is stricter
 )
+
+_LOOK_SECONDS = 0.005  # between two looks at what is under way
+_HANG_UP_SECONDS = 1.0  # that clients have to close their side
 
 if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[bytes, bytes]
@@ -63,7 +70,10 @@ class Listener(grpc.GenericRpcHandler):
             # Imported here: it takes as long to import as half of the rest.
             from concord_server.server.reflection import handlers
 
-            self._methods.update(handlers(guard, (*services, _HEALTH)))
+            self._methods.update(handlers(guard, (*services, _HEALTH), health.ended))
+        self._under_way = UnderWay()
+        self._methods = {name: self._under_way.noting(handler) for name, handler in self._methods.items()}
+        self._port = 0
         # A port that is taken is an error, not a second server on the same port, unless that is meant.
         shared = ("grpc.so_reuseport", int(share_port))
         options = (*_OPTIONS, shared, ("grpc.max_receive_message_length", guard.library_limit))
@@ -88,11 +98,28 @@ class Listener(grpc.GenericRpcHandler):
             )
             port = self._grpc.add_secure_port(address, credentials)
         await self._grpc.start()
+        self._port = port
         return port
 
     async def stop(self, grace_seconds: float) -> None:
-        """Takes no more calls, and ends those that are under way after the grace."""
-        await self._grpc.stop(grace_seconds)
+        """Takes no more connections, hangs up where nothing runs, and ends what is under way after the grace.
+
+        What is received from now on may not be answered.
+        """
+        end = time.monotonic() + grace_seconds
+        accepted = self._under_way.now()
+        if self._port:
+            close_listeners(self._port)
+        while self._port and time.monotonic() < end:
+            running = accepted & self._under_way.now()
+            # A client that does not close its side has a moment to do so.
+            if not hang_up(self._port, ports(running)):
+                break
+            if not running:
+                end = min(end, time.monotonic() + _HANG_UP_SECONDS)
+                accepted = frozenset()
+            await asyncio.sleep(_LOOK_SECONDS)
+        await self._grpc.stop(max(0.0, end - time.monotonic()) if accepted & self._under_way.now() else 0)
 
 
 def _health_methods(guard: Guard, health: Health) -> Mapping[str, Handler]:

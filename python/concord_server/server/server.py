@@ -34,8 +34,6 @@ _CATALOG = "inference.v1.ModelCatalogService"
 SERVICE_NAMES = ("", "InferenceService", _INFERENCE, _TENSORS, _CATALOG)
 """The names that health knows of the server and of what it serves."""
 
-_SETTLE_SECONDS = 0.1
-
 
 class Server(Listener):
     """Serves a repository over gRPC."""
@@ -76,11 +74,7 @@ class Server(Listener):
             await asyncio.sleep(delay_seconds)
         self._draining = True
         self._health.end()
-        # From GOAWAY on, gRPC itself kills what clients had sent before they heard of it, as CANCELLED, which nobody
-        # retries. So callers are told first that the server is going: most of them are quiet when it goes.
-        settle_seconds = min(_SETTLE_SECONDS, grace_seconds)
-        await asyncio.sleep(settle_seconds)
-        await self.stop(grace_seconds - settle_seconds)
+        await self.stop(grace_seconds)
 
     def _make_methods(
         self, inference: Inference, tensors: TensorInference, catalog: Catalog

@@ -482,10 +482,7 @@ async def test_watchers_see_each_change_and_the_end(start: Start, kit: SimpleNam
     await asyncio.wait_for(draining, kit.LIMIT)
 
 
-async def test_a_drain_lets_work_under_way_finish(
-    start: Start, kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("concord_server.server.server._SETTLE_SECONDS", 1.0)
+async def test_a_drain_lets_work_under_way_finish(start: Start, kit: SimpleNamespace) -> None:
     gate = kit.Gate(kit.doubling().inputs, kit.doubling().outputs)
     running = await start(gate, write=lambda root: kit.write_version(root / "m/1", {"model.onnx": b"g"}, None))
     call = asyncio.ensure_future(running.predict(kit.request(x=[1.0, 2.0])))
