@@ -277,7 +277,7 @@ async def _end(world: World, server: Server, gauges: Gauges, report: Report) -> 
     connection = world.open()
     ids = [f"held-{index}" for index in range(_HELD)]
     calls = [
-        asyncio.ensure_future(connection.unary(PREDICT, slow_request("slow", 1_000_000, one).SerializeToString()))
+        asyncio.ensure_future(connection.unary(PREDICT, slow_request("slow", 200_000, one).SerializeToString()))
         for one in ids
     ]
     # An answer on the same connection after them: the server has them all.

@@ -66,6 +66,7 @@ def prepare(
             "tls_cert": str(certificates.chain),
             "tls_key": str(certificates.key),
             "repository_poll_ms": 200,
+            "drain_grace_ms": 60_000,
             "admission_cache": str(directory / "verdicts"),
             **(flags or {}),
         }
