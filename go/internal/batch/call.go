@@ -16,14 +16,18 @@ func (q *Queue) All(ctx context.Context, parts []Part, each func(i int, result *
 	q.chunks(ctx, parts, chunksOf(parts, min(setup.CallRows, setup.MaxQueueRows)), setup.Executors, each)
 }
 
-// Each is All for parts that are requests of their own, of any number of rows: they come to the queue one by one, as many at once as can run.
+// Each is All for parts that are requests of their own, of any number of rows: they come to the queue one by one, as many at once as can run, and never
+// so many that one call's own would fill the queue.
 func (q *Queue) Each(ctx context.Context, parts []Part, each func(i int, result *Result) bool) {
 	setup := q.Setup()
 	alone := make([][]int, len(parts))
+	largest := 1
 	for i := range alone {
 		alone[i] = []int{i}
+		largest = max(largest, Rows(parts[i].Inputs))
 	}
-	q.chunks(ctx, parts, alone, min(setup.Executors*setup.MaxRows, setup.MaxQueueRows, mostAtOnce), each)
+	rows := min(setup.Executors*setup.MaxRows, setup.MaxQueueRows)
+	q.chunks(ctx, parts, alone, max(1, min(rows/largest, mostAtOnce)), each)
 }
 
 // mostAtOnce is the most requests of one call that are under way.

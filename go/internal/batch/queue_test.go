@@ -403,6 +403,35 @@ func TestDelay(t *testing.T) {
 }
 
 // TestABatchLeavesRoom sends a call of many rows: of its chunks no more wait than can run, and another request gets its turn.
+// TestLargeRequestsOfOneCall are none too many for each other: each alone has room, two have not.
+func TestLargeRequestsOfOneCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &graph{do: func(_ context.Context, in []tensor.Tensor) ([]tensor.Tensor, error) {
+			time.Sleep(time.Second)
+			return in, nil
+		}}
+		setup := adaptive(64)
+		setup.Executors, setup.MaxQueueRows = 2, 100
+		q := newQueue(g, &counter{}, setup)
+		parts := make([]batch.Part, 20)
+		for i := range parts {
+			parts[i] = batch.Part{Wanted: []int{0}, Inputs: []tensor.Tensor{{DType: tensor.Uint8, Shape: []int64{60, 1}, Data: make([]byte, 60)}}}
+		}
+		answered := 0
+		q.Each(context.Background(), parts, func(i int, r *batch.Result) bool {
+			if r.Err != nil {
+				t.Errorf("%d: %v", i, r.Err)
+			}
+			answered++
+			return true
+		})
+		if answered != len(parts) {
+			t.Errorf("%d answers", answered)
+		}
+		q.Close()
+	})
+}
+
 func TestABatchLeavesRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &graph{do: func(_ context.Context, in []tensor.Tensor) ([]tensor.Tensor, error) {
