@@ -40,10 +40,6 @@ class Execution(NamedTuple):
     compute_seconds: float
     rows: int
 
-    def same(self, other: Execution) -> bool:
-        """Whether two requests saw the same execution."""
-        return self.until == other.until and self.rows == other.rows
-
 
 UNSERVED: Final = "unknown"
 """The service and the method of all that is not served."""
@@ -70,11 +66,10 @@ class Record:
     request_id = ""
     model_id = ""
     version = ""
-    executions: Sequence[Execution] = ()
-    """Those that the call's requests were part of, the first 16."""
     failed: Sequence[str] = ()
     """The reasons of the requests of a batch that are answered with an error."""
     _mixed = False
+    _executions: tuple[tuple[float, float, float, int], ...] = ()  # plain: most are never looked at
 
     def __init__(self, method: Method, context: Context) -> None:
         self.method = method
@@ -93,11 +88,17 @@ class Record:
 
     def ran(self, queue_seconds: float, compute_seconds: float, rows: int, ended: float = 0) -> None:
         """Tells of an execution that answered a request of the call; `ended` by time.perf_counter(), 0 is now."""
-        execution = Execution(ended or time.perf_counter(), queue_seconds, compute_seconds, rows)
-        if not self.executions:
-            self.executions = (execution,)
-        elif len(self.executions) < _MOST_EXECUTIONS and not any(map(execution.same, self.executions)):
-            self.executions = (*self.executions, execution)
+        execution = (ended or time.perf_counter(), queue_seconds, compute_seconds, rows)
+        known = self._executions
+        if not known:
+            self._executions = (execution,)
+        elif len(known) < _MOST_EXECUTIONS and not any(ended == one[0] and rows == one[3] for one in known):
+            self._executions = (*known, execution)
+
+    @property
+    def executions(self) -> Sequence[Execution]:
+        """Those that the call's requests were part of, the first 16."""
+        return [Execution(*one) for one in self._executions]
 
     def item_failed(self, reason: str) -> None:
         """Says that one request of a batch is answered with an error."""
@@ -160,6 +161,7 @@ class Calls:
 
 
 def _write(record: Record, span: Parent, end: float, code: str, reason: str) -> None:
+    executions = record.executions
     _log.info(
         "request",
         request_id=shown(record.request_id),
@@ -171,9 +173,9 @@ def _write(record: Record, span: Parent, end: float, code: str, reason: str) -> 
         code=code,
         reason=reason,
         duration_ms=_ms(end - record.begin),
-        queue_ms=_ms(max((ran.queue_seconds for ran in record.executions), default=0)),
-        compute_ms=_ms(max((ran.compute_seconds for ran in record.executions), default=0)),
-        batch_rows=max((ran.rows for ran in record.executions), default=0),
+        queue_ms=_ms(max((ran.queue_seconds for ran in executions), default=0)),
+        compute_ms=_ms(max((ran.compute_seconds for ran in executions), default=0)),
+        batch_rows=max((ran.rows for ran in executions), default=0),
         peer=_address(record.context.peer()),
     )
 

@@ -7,6 +7,7 @@ span before. OpenTelemetry is imported where it is used, since most servers do n
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -19,6 +20,7 @@ from concord_server.telemetry.log import log
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     from concord_server.telemetry.calls import Record
 
@@ -57,16 +59,22 @@ def parent_of(headers: Iterable[tuple[str, str | bytes]] | None) -> Parent:
             carrier.setdefault(name, []).append(value)
     if len(carrier.get("traceparent", ())) != 1:
         return _NO_PARENT
+    context = _propagator().extract(carrier)
     from opentelemetry import trace
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    # It would log whatever a caller sends, as often as it is sent.
-    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
-    context = TraceContextTextMapPropagator().extract(carrier)
     span = trace.get_current_span(context).get_span_context()
     if not span.is_valid:
         return _NO_PARENT
     return Parent(f"{span.trace_id:032x}", f"{span.span_id:016x}", span.trace_flags.sampled, context)
+
+
+@functools.cache
+def _propagator() -> TraceContextTextMapPropagator:
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    # It would log whatever a caller sends, as often as it is sent.
+    logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
+    return TraceContextTextMapPropagator()
 
 
 class Traces:
@@ -74,6 +82,7 @@ class Traces:
 
     def __init__(self) -> None:
         """Reads the standard variables of OpenTelemetry: endpoint, sampler, service name and resource."""
+        from opentelemetry import context, trace
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -83,13 +92,12 @@ class Traces:
         resource = Resource.create({} if named else {SERVICE_NAME: "concord"})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._trace = trace
+        self._nothing = context.Context()
         self._tracer = self._provider.get_tracer("concord_server")
 
     def show(self, record: Record, parent: Parent, end: float, code: str, reason: str) -> Parent:
         """Makes the spans of a call that ended at `end`, by time.perf_counter(); gives the call's own."""
-        from opentelemetry import context as contexts
-        from opentelemetry import trace
-
         # Of the wall's clock and the other, what the difference is now.
         offset = time.time_ns() - time.perf_counter_ns()
 
@@ -99,8 +107,8 @@ class Traces:
         service, method = record.method.service, record.method.method
         span = self._tracer.start_span(
             f"{service}/{method}",
-            parent.context or contexts.Context(),
-            kind=trace.SpanKind.SERVER,
+            parent.context or self._nothing,
+            kind=self._trace.SpanKind.SERVER,
             start_time=at(record.begin),
             attributes={
                 "rpc.system": "grpc",
@@ -114,7 +122,7 @@ class Traces:
             },
         )
         if span.is_recording():
-            inside = trace.set_span_in_context(span, contexts.Context())
+            inside = self._trace.set_span_in_context(span, self._nothing)
             for ran in record.executions:
                 began = max(ran.until - ran.compute_seconds, record.begin)
                 queued = max(began - ran.queue_seconds, record.begin)
@@ -122,7 +130,7 @@ class Traces:
                 rows = {"batch_rows": ran.rows}
                 self._tracer.start_span("compute", inside, attributes=rows, start_time=at(began)).end(at(ran.until))
             if code in _SERVER_ERRORS:
-                span.set_status(trace.StatusCode.ERROR)
+                span.set_status(self._trace.StatusCode.ERROR)
             span.end(at(end))
         own = span.get_span_context()
         return Parent(f"{own.trace_id:032x}", f"{own.span_id:016x}", own.trace_flags.sampled)

@@ -1,88 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
 """What telemetry costs of the Python server's processor time, per request.
 
-    .venv/bin/python python/tests/server/cost_of_telemetry.py [--model DIR/ID] [--turns N] [--requests N] [--log-ppm N]
+    .venv/bin/python python/tests/server/cost_of_telemetry.py [--model DIR/ID] [--turns N] [--requests N] [--traces]
 
-Two servers run, one of which counts nothing; 64 callers ask one and then the other, in a closed loop, turn by turn.
-Prints the median microseconds of user and system time per request of each, and the median of what a turn cost more
-than the turn before it of the server that counts nothing. --traces adds a third server, whose spans go to a receiver
-that throws them away.
+One process serves on several ports: on one it counts nothing, on one it counts, with --traces on one it also makes
+spans of every call. 64 callers ask one after the other, in a closed loop, by turns: of two processes each has a speed
+of its own, which hides what is looked for. Prints the median microseconds of processor time per request of each (the
+kernel's count over all threads), and the median of what a turn cost more than the one that counts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 from concord_proto.inference.v1 import inference_service_pb2
 from concord_proto.modelpackage.v1 import golden_pb2
+from concord_server import ort, telemetry
+from concord_server.batch import Engine, Policy, Settings
+from concord_server.batch.watcher import nobody
+from concord_server.repository import Repository
+from concord_server.server import Health, Server
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 PREDICT = "/inference.v1.InferenceService/Predict"
 CALLERS = 64
+NAMES = ("without", "with", "traced")
 
-WITH = "import sys; from concord_server.__main__ import main; sys.exit(main(sys.argv[1:]))"
-WITHOUT = (
-    """
-import sys, time
-from concord_server import batch, telemetry
-from concord_server.batch.watcher import nobody
 
 class Bare:
-    def __init__(self):
+    """The record of a call of which nothing is recorded."""
+
+    def __init__(self) -> None:
         self.begin = time.perf_counter()
-    def answers(self, *told): pass
+
+    def answers(self, *told: Any) -> None:
+        pass
+
     ran = item_failed = answers
 
-telemetry.Calls.begin = lambda self, method, context: Bare()
-telemetry.Calls.end = lambda self, record, code="OK", reason="": None
-telemetry.Counts.watch = lambda self, model_id, version: nobody(model_id, version)
-telemetry.Counts.set_state = lambda self, model_id, version, state: None
-"""
-    + WITH
-)
+
+class NoCalls(telemetry.Calls):
+    """Counts nothing."""
+
+    def begin(self, method: Any, context: Any) -> Any:
+        return Bare()
+
+    def end(self, record: Any, code: str = "OK", reason: str = "") -> None:
+        pass
 
 
-class Server:
-    """A server in a process of its own, and its turns: seconds of processor time per request."""
-
-    def __init__(self, code: str, models: Path, *more: str, **variables: str) -> None:
-        arguments = ["--models", os.fspath(models), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", *more]
-        self.popen = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **variables},
-        )
-        assert self.popen.stdout is not None
-        self.target: str = json.loads(self.popen.stdout.readline())["grpc"]
-        self.turns: list[float] = []
-
-    def processor_seconds(self) -> float:
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def load(target: str, data: bytes, requests: int) -> None:
-    """Asks so many times, 64 at a time."""
-    left = iter(range(requests))
-    async with grpc.aio.insecure_channel(target) as channel:
-        ask = channel.unary_unary(PREDICT)
-
-        async def caller() -> None:
-            for _ in left:
-                await ask(data)
-
-        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+async def serve(models: Path) -> None:
+    """Serves until it is killed; prints the ports."""
+    repository = Repository(models, ort.Runtime(1).load, require_manifest=True)
+    repository.list()
+    await asyncio.to_thread(repository.load)
+    servers = []
+    traces = telemetry.traces()
+    kinds: list[telemetry.Calls] = [NoCalls(), telemetry.Calls()]
+    if traces is not None:
+        kinds.append(telemetry.Calls(traces=traces))
+    ports = []
+    for calls in kinds:
+        for entry in repository.entries:
+            calls.counts.set_state(entry.model_id, "1", "ready")
+        watch = nobody if isinstance(calls, NoCalls) else calls.counts.watch
+        engine = Engine(lambda _: Settings(policy=Policy.INLINE, own_policy=True), watch=watch)
+        limits = {"max_message_bytes": 100 << 20, "max_batch_requests": 1000}
+        server = Server(repository, Health(("",)), engine, **limits, reflection=False, calls=calls)
+        ports.append(await server.start("127.0.0.1:0"))
+        servers.append(server)
+    print(*ports, flush=True)
+    await asyncio.Event().wait()
 
 
 class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
@@ -90,46 +88,70 @@ class Receiver(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, default=Path("models/breast-cancer"))
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--requests", type=int, default=4000)
-    parser.add_argument("--log-ppm", default="0")
-    parser.add_argument("--traces", action="store_true")
-    asked = parser.parse_args()
-    golden = golden_pb2.GoldenSet.FromString((asked.model / "1/golden.binpb").read_bytes())
-    request = inference_service_pb2.PredictRequest(model_id=asked.model.name)
+async def measure(pid: int, ports: list[str], model: Path, turns: int, requests: int) -> list[list[float]]:
+    """Microseconds per request, by port and turn."""
+    golden = golden_pb2.GoldenSet.FromString((model / "1/golden.binpb").read_bytes())
+    request = inference_service_pb2.PredictRequest(model_id=model.name)
     for name, value in golden.cases[0].features.features.items():
         request.features[name].CopyFrom(value)
     data = request.SerializeToString()
-    models = asked.model.parent
-    servers = {"without": Server(WITHOUT, models), "with": Server(WITH, models, "--request-log-ppm", asked.log_ppm)}
+    asks = [grpc.aio.insecure_channel(f"127.0.0.1:{port}").unary_unary(PREDICT) for port in ports]
+
+    def nanoseconds() -> int:
+        return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+
+    async def burst(ask: Any) -> None:
+        left = iter(range(requests))
+
+        async def caller() -> None:
+            for _ in left:
+                await ask(data)
+
+        await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+    taken: list[list[float]] = [[] for _ in ports]
+    for turn in range(turns + 5):
+        order = [*range(len(ports))]
+        for i in order if turn % 2 else order[::-1]:
+            before = nanoseconds()
+            await burst(asks[i])
+            if turn >= 5:  # the first ones warm up
+                taken[i].append((nanoseconds() - before) / requests / 1e3)
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, default=Path("models/breast-cancer"))
+    parser.add_argument("--turns", type=int, default=150)
+    parser.add_argument("--requests", type=int, default=300, help="in one turn")
+    parser.add_argument("--traces", action="store_true")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        import uvloop
+
+        sys.setswitchinterval(0.001)  # as the server does
+        uvloop.run(serve(asked.model.parent))
+    variables = {}
     if asked.traces:
         receiver = grpc.server(ThreadPoolExecutor(1))
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Receiver(), receiver)
-        port = receiver.add_insecure_port("127.0.0.1:0")
+        variables["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{receiver.add_insecure_port('127.0.0.1:0')}"
         receiver.start()
-        servers["traced"] = Server(WITH, models, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}")
-    try:
-        for turn in range(asked.turns + 1):
-            order = [*servers.values()]
-            for server in order if turn % 2 else reversed(order):
-                before = server.processor_seconds()
-                await load(server.target, data, asked.requests)
-                if turn:  # the first one warms up
-                    server.turns.append((server.processor_seconds() - before) / asked.requests)
-    finally:
-        for server in servers.values():
-            server.popen.terminate()
-            server.popen.wait(60)
-    base = servers["without"].turns
-    for name, server in servers.items():
-        median = statistics.median(server.turns)
-        spread = f"{min(server.turns) * 1e6:.0f} to {max(server.turns) * 1e6:.0f}"
-        more = statistics.median(one / other for one, other in zip(server.turns, base, strict=True)) - 1
-        print(f"{name:8} {median * 1e6:6.1f} us a request ({spread}), {more * 100:+.1f} %")
+    command = [sys.executable, __file__, "--serve", "--model", os.fspath(asked.model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}) as popen:
+        try:
+            assert popen.stdout is not None
+            ports = popen.stdout.readline().split()
+            taken = asyncio.run(measure(popen.pid, ports, asked.model, asked.turns, asked.requests))
+        finally:
+            popen.kill()
+    for name, turns in zip(NAMES, taken, strict=False):
+        more = statistics.median(one - other for one, other in zip(turns, taken[0], strict=True))
+        share = statistics.median(one / other for one, other in zip(turns, taken[0], strict=True)) - 1
+        print(f"{name:8} {statistics.median(turns):6.1f} us a request, {more:+.1f} us, {share * 100:+.1f} %")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()
