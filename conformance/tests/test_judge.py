@@ -484,6 +484,17 @@ def ready_model(model_id: str) -> model_pb2.Model:
     version = model.versions.add(version="1", state=model_pb2.MODEL_STATE_READY, kind=model_pb2.MODEL_KIND_TABULAR)
     version.ready_time.GetCurrentTime()
     version.features.add(name="x", type=model_pb2.FEATURE_TYPE_FLOAT, required=True)
+    version.execution.CopyFrom(
+        model_pb2.Execution(
+            policy=model_pb2.BATCHING_POLICY_DIRECT,
+            source=model_pb2.POLICY_SOURCE_MEASURED,
+            executors=2,
+            max_batch_rows=1,
+            max_queue_rows=1024,
+            device="cpu",
+            measurements=[model_pb2.Measurement(rows=1, microseconds=5)],
+        )
+    )
     return model
 
 
@@ -525,6 +536,17 @@ def test_models(server: FakeServer, client: Client) -> None:
     wrong(lambda m: m.versions[0].ClearField("ready_time"), "ready_time")
     wrong(lambda m: m.versions[0].error.SetInParent(), "where it did not fail")
     wrong(lambda m: setattr(m.versions[0], "state", 3), "error: is set not")
+    wrong(lambda m: m.versions[0].ClearField("execution"), "execution: is set exactly")
+    wrong(lambda m: setattr(m.versions[0].execution, "device", ""), "expected a policy, its source and a device")
+    wrong(lambda m: setattr(m.versions[0].execution, "executors", 0), "expected at least 1 executor")
+    wrong(lambda m: setattr(m.versions[0].execution, "max_batch_rows", 2), "expected 1 where requests are not joined")
+    wrong(
+        lambda m: (
+            setattr(m.versions[0], "batchable", True) or setattr(m.versions[0].execution, "unbatchable_reason", "x")
+        ),
+        "unbatchable_reason",
+    )
+    wrong(lambda m: m.versions[0].execution.measurements.add(rows=1, microseconds=9), "expected rising rows")
     wrong(lambda m: m.versions.add(version="01"), "expected numbers")
     wrong(lambda m: m.versions.insert(0, model_pb2.ModelVersion(version="5")), "rising numbers")
 
