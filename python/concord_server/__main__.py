@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     telemetry.start()
     if config.processes > 1 and not Worker.is_one():
         return supervisor.run(config, arguments)
-    return serving.run(config)
+    return serving.run(config, arguments)
 
 
 def _version() -> str:

@@ -8,10 +8,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from concord_server import __version__, telemetry
 from concord_server.config import Address, Config
+from concord_server.live import Live
 from concord_server.worker import Worker
 
 if TYPE_CHECKING:
@@ -28,15 +30,18 @@ _TRACES_SECONDS = 5.0  # that what is left of traces has to be sent
 _log = telemetry.log("concord_server")
 
 
-def run(config: Config) -> int:
-    """Serves until a signal, then drains; gives the exit code."""
+def run(config: Config, arguments: Sequence[str]) -> int:
+    """Serves until a signal, then drains; gives the exit code.
+
+    `arguments` are those of the command line: the configuration is read again when its file changes.
+    """
     # The event loop answers health while threads are busy with Python: it must not wait 5 ms for each of its turns.
     sys.setswitchinterval(0.001)
     import uvloop
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_serve(config))
+            code = runner.run(_serve(config, arguments))
     except Exception as error:
         _log.error("cannot serve", cause=str(error))
         code = EXIT_FAILURE
@@ -44,13 +49,13 @@ def run(config: Config) -> int:
     return code
 
 
-async def _serve(config: Config) -> int:
+async def _serve(config: Config, arguments: Sequence[str]) -> int:
     # After the configuration is known to be good: a bad one is told at once.
     from concord_server import ort
     from concord_server.admission import Admission, Limits, Trials, Verdicts
     from concord_server.batch import Engine
     from concord_server.repository import Editor, Follower, Repository, State
-    from concord_server.server import AdminServer, Health, HttpListener, Server
+    from concord_server.server import AdminServer, Health, HttpListener, Server, Transport
     from concord_server.server.administration import ADMIN_SERVICE
     from concord_server.server.server import SERVICE_NAMES
     from concord_server.telemetry.gpu import gpu
@@ -60,6 +65,7 @@ async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     worker = await Worker.started() if Worker.is_one() else None
+    live = Live(arguments, config, log=worker is None)
 
     def on_signal() -> None:
         # Whoever asks twice does not want to wait; a worker's supervisor kills it where that is so.
@@ -102,10 +108,16 @@ async def _serve(config: Config) -> int:
         state=state,
     )
     engine = Engine(
-        lambda model_id: _settings_of(config, model_id),
+        lambda model_id: _settings_of(live.config, model_id),
         watch=counts.watch,
         max_output_bytes=config.max_output_bytes,
         processors=worker.cores if worker else None,
+    )
+    transport = Transport(
+        config.max_concurrent_streams,
+        config.max_header_bytes,
+        config.max_connection_age_seconds,
+        config.drain_grace_seconds,
     )
     server = Server(
         repository,
@@ -117,6 +129,7 @@ async def _serve(config: Config) -> int:
         max_request_seconds=config.max_request_seconds,
         calls=calls,
         share_port=worker is not None,
+        transport=transport,
     )
     # Listed before the first request, so that none is told that a model which is only loading does not exist.
     repository.list()
@@ -144,6 +157,7 @@ async def _serve(config: Config) -> int:
             max_message_bytes=config.max_message_bytes,
             reflection=config.admin_reflection,
             calls=calls,
+            transport=transport,
         )
         try:
             port = await admin.start(listen_on(config.admin_listen))
@@ -163,11 +177,20 @@ async def _serve(config: Config) -> int:
         else:
             print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
             _log.info("serving", **addresses, tls=config.certificates is not None)
-        following = asyncio.ensure_future(Follower(repository, config.repository_poll_seconds).run())
-        await stopping
-        following.cancel()
+        follower = Follower(repository, config.repository_poll_seconds)
 
-    delay, grace = config.drain_delay_seconds, config.drain_grace_seconds
+        def apply(now: Config) -> None:
+            server.apply(max_batch_requests=now.max_batch_requests, max_request_seconds=now.max_request_seconds)
+            engine.apply(lambda model_id: _settings_of(now, model_id), max_output_bytes=now.max_output_bytes)
+            follower.set_period(now.repository_poll_seconds)
+            calls.set_log_ppm(now.request_log_ppm)
+
+        following = [asyncio.ensure_future(follower.run()), asyncio.ensure_future(live.follow(apply))]
+        await stopping
+        for task in following:
+            task.cancel()
+
+    delay, grace = live.config.drain_delay_seconds, live.config.drain_grace_seconds
     _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
     await asyncio.gather(server.drain(delay, grace), *([admin.drain(delay, grace)] if admin else []))
     listener.stop()

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from concord_server import __version__, telemetry
 from concord_server.config import Address, Config
+from concord_server.live import Live
 from concord_server.serving import EXIT_FAILURE, EXIT_STOPPED, listen_on
 from concord_server.worker import VARIABLE, Line
 
@@ -99,6 +100,7 @@ class _Process:
 class _Supervisor:
     def __init__(self, config: Config, arguments: Sequence[str]) -> None:
         self._config = config
+        self._arguments = arguments
         self._command = (sys.executable, "-m", "concord_server", *arguments)
         self._workers: list[_Process] = []
         self._deaths: list[float] = []
@@ -117,6 +119,7 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        live = Live(self._arguments, config)  # the workers follow the file by themselves
         self._health = Health(("", ADMIN_SERVICE))
         reserved = _reserve(config.listen)
         addresses = {"grpc": "", "http": ""}
@@ -148,10 +151,11 @@ class _Supervisor:
                 print(json.dumps({**addresses, "pid": os.getpid()}, separators=(",", ":")), flush=True)
                 async with asyncio.TaskGroup() as group:
                     keeping = [group.create_task(self._keep(place)) for place in range(config.processes)]
+                    keeping.append(group.create_task(live.follow(lambda now: calls.set_log_ppm(now.request_log_ppm))))
                     await self._stop.wait()
                     for task in keeping:
                         task.cancel()
-            delay, grace = config.drain_delay_seconds, config.drain_grace_seconds
+            delay, grace = live.config.drain_delay_seconds, live.config.drain_grace_seconds
             self._health.stop()
             _log.info("draining", delay_ms=round(delay * 1000), grace_ms=round(grace * 1000))
             drains = [self._end(delay + grace + _LEAVE_SECONDS)]

@@ -57,7 +57,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	log := newLog(stderr)
 	slog.SetDefault(log)
-	if err := serve(ctx, settings, library, path, stdout, log); err != nil {
+	if err := serve(ctx, newLive(args, settings, log), library, path, stdout, log); err != nil {
 		log.Error("cannot serve", "cause", err.Error())
 		return exitFailure
 	}
@@ -120,7 +120,8 @@ type ready struct {
 	PID   int    `json:"pid"`
 }
 
-func serve(ctx context.Context, settings config.Config, library *ort.Runtime, path string, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, live *live, library *ort.Runtime, path string, stdout io.Writer, log *slog.Logger) error {
+	settings := *live.current.Load()
 	health := server.NewHealth()
 	shown := startTelemetry(settings, log)
 	defer func() {
@@ -141,7 +142,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		Device:          deviceOf(settings),
 		Admit:           admission.New(trials, ort.Version, settings.AdmissionCache).Admit,
 		RequireManifest: settings.RequireManifest,
-		Batching:        func(id string) batch.Settings { return batchingOf(&settings, id) },
+		Batching:        func(id string) batch.Settings { return batchingOf(live.current.Load(), id) },
 		Changed:         health.SetModel,
 		Gone:            health.RemoveModel,
 		State:           shown.State,
@@ -184,7 +185,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 	}
 	grpc := server.New(options)
 	served := make(chan error, 2)
-	drainAdmin := func() {}
+	drainAdmin := func(delay, grace time.Duration) {}
 	if settings.Admin != "" {
 		listener, err := net.Listen("tcp", settings.Admin)
 		if err != nil {
@@ -197,7 +198,7 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 			Models: settings.Models, Staging: settings.Staging, RequireManifest: settings.RequireManifest, Log: log,
 		}, options)
 		go func() { served <- admin.Serve(listener) }()
-		drainAdmin = func() { admin.Drain(context.Background(), settings.DrainDelay, settings.DrainGrace) }
+		drainAdmin = func(delay, grace time.Duration) { admin.Drain(context.Background(), delay, grace) }
 	}
 	// Listed before the first request, so that none is told that a model which is only loading does not exist.
 	if err := models.List(); err != nil {
@@ -211,7 +212,14 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 			grpc.Stop()
 			return fmt.Errorf("the ready line cannot be written: %w", err)
 		}
-		go repository.NewFollower(models, settings.RepositoryPoll).Run(ctx)
+		follower := repository.NewFollower(models, settings.RepositoryPoll)
+		go follower.Run(ctx)
+		go live.follow(ctx, func(now *config.Config) {
+			grpc.Apply(server.Limits{MaxBatchRequests: now.MaxBatchRequests, MaxRequest: now.MaxRequest, MaxOutputBytes: now.MaxOutputBytes})
+			models.ApplyBatching()
+			follower.SetPeriod(now.RepositoryPoll)
+			shown.SetRequestLogPPM(now.RequestLogPPM)
+		})
 		log.Info("serving", "grpc", line.GRPC, "http", line.HTTP, "admin", line.Admin, "tls", settings.TLS != nil)
 	}
 	select {
@@ -219,10 +227,11 @@ func serve(ctx context.Context, settings config.Config, library *ort.Runtime, pa
 		return err
 	case <-ctx.Done():
 	}
-	log.Info("draining", "delay_ms", settings.DrainDelay.Milliseconds(), "grace_ms", settings.DrainGrace.Milliseconds())
+	delay, grace := live.current.Load().DrainDelay, live.current.Load().DrainGrace
+	log.Info("draining", "delay_ms", delay.Milliseconds(), "grace_ms", grace.Milliseconds())
 	var admin sync.WaitGroup
-	admin.Go(drainAdmin)
-	finished := grpc.Drain(context.Background(), settings.DrainDelay, settings.DrainGrace)
+	admin.Go(func() { drainAdmin(delay, grace) })
+	finished := grpc.Drain(context.Background(), delay, grace)
 	admin.Wait()
 	if finished {
 		models.Close()

@@ -54,6 +54,9 @@ func (f *Follower) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case period := <-f.periods:
+			if period == rhythm.period {
+				continue
+			}
 			rhythm = newRhythm(period, time.Now())
 			if period == 0 {
 				w.close()

@@ -22,7 +22,7 @@ func (s *Server) checkBatch(requests int) *fault.Fault {
 	if requests == 0 {
 		return fault.Invalid(fault.BatchEmpty, "requests", "expected at least 1 request, got 0")
 	}
-	if most := s.options.MaxBatchRequests; requests > most {
+	if most := s.limits.Load().MaxBatchRequests; requests > most {
 		return fault.Invalid(fault.BatchTooLarge, "requests", "expected at most %d requests, got %d", most, requests)
 	}
 	return nil
@@ -30,7 +30,7 @@ func (s *Server) checkBatch(requests int) *fault.Fault {
 
 // within is the context of a call under the server's longest time for one.
 func (s *Server) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	most := s.options.MaxRequest
+	most := s.limits.Load().MaxRequest
 	if most <= 0 {
 		return ctx, func() {}
 	}
@@ -42,8 +42,8 @@ func (s *Server) within(ctx context.Context) (context.Context, context.CancelFun
 
 // maxOutput is the most bytes of one request's outputs.
 func (s *Server) maxOutput() int64 {
-	if s.options.MaxOutputBytes > 0 {
-		return s.options.MaxOutputBytes
+	if most := s.limits.Load().MaxOutputBytes; most > 0 {
+		return most
 	}
 	return int64(s.options.MaxMessageBytes)
 }

@@ -61,6 +61,7 @@ type Server struct {
 	log      *slog.Logger
 	grpc     *grpc.Server
 	draining atomic.Bool
+	limits   atomic.Pointer[Limits]
 }
 
 // New makes a server; Serve starts it.
@@ -79,6 +80,7 @@ func New(options Options) *Server {
 // bare is a server without services.
 func bare(options Options) *Server {
 	s := &Server{options: options, log: options.Log}
+	s.Apply(Limits{MaxBatchRequests: options.MaxBatchRequests, MaxRequest: options.MaxRequest, MaxOutputBytes: options.MaxOutputBytes})
 	limit := options.MaxMessageBytes
 	settings := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec()),

@@ -9,6 +9,19 @@ from __future__ import annotations
 from concord_server.config.batching import Batching, ModelSettings
 from concord_server.config.certificates import Certificates
 from concord_server.config.check import Address, Config, parse
+from concord_server.config.live import Change, config_file, reread
 from concord_server.config.merge import ConfigError, usage
 
-__all__ = ["Address", "Batching", "Certificates", "Config", "ConfigError", "ModelSettings", "parse", "usage"]
+__all__ = [
+    "Address",
+    "Batching",
+    "Certificates",
+    "Change",
+    "Config",
+    "ConfigError",
+    "ModelSettings",
+    "config_file",
+    "parse",
+    "reread",
+    "usage",
+]

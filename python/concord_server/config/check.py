@@ -18,7 +18,7 @@ from concord_server.config.batching import Batching, ModelSettings
 from concord_server.config.certificates import Certificates, read
 from concord_server.config.merge import ConfigError, merge, quoted, within
 
-__all__ = ["Address", "Config", "parse"]
+__all__ = ["Address", "Config", "check", "parse"]
 
 _MAX_INT32 = (1 << 31) - 1
 _MAX_INT64 = (1 << 63) - 1
@@ -117,10 +117,11 @@ def parse(arguments: Sequence[str]) -> Config | str:
     Gives "help" or "version" where they ask for a text instead. Raises ConfigError.
     """
     merged = merge(arguments)
-    return merged if isinstance(merged, str) else _check(merged)
+    return merged if isinstance(merged, str) else check(merged)
 
 
-def _check(message: server_config_pb2.ServerConfig) -> Config:
+def check(message: server_config_pb2.ServerConfig) -> Config:
+    """The configuration that is in a message. Raises ConfigError."""
     if not message.models:
         raise ConfigError("models: expected a directory, got nothing")
     models = Path(message.models)

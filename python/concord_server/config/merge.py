@@ -12,7 +12,7 @@ from typing import Any
 from concord_proto.serverconfig.v1 import server_config_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-__all__ = ["ConfigError", "merge", "quoted", "usage", "within"]
+__all__ = ["ConfigError", "ServerConfig", "config_file", "merge", "quoted", "usage", "within"]
 
 ServerConfig = server_config_pb2.ServerConfig
 
@@ -112,6 +112,12 @@ def merge(arguments: Sequence[str]) -> ServerConfig | str:
     for name, written in given.items():
         setattr(message, name, _parse(_FIELDS[name], written))
     return message
+
+
+def config_file(arguments: Sequence[str]) -> Path | None:
+    """The configuration file that the arguments name. They have been parsed before."""
+    given = dict(_flags(arguments)).get("config")
+    return Path(given) if given else None
 
 
 def _flag(name: str) -> str:

@@ -11,6 +11,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from concord_server.server.administration import AdminServer
 from concord_server.server.health import Health
 from concord_server.server.http import HttpListener
+from concord_server.server.listener import Transport
 from concord_server.server.server import Server
 
-__all__ = ["AdminServer", "Health", "HttpListener", "Server"]
+__all__ = ["AdminServer", "Health", "HttpListener", "Server", "Transport"]

@@ -17,7 +17,7 @@ from concord_server.model import Call, check_id, is_label, is_version
 from concord_server.repository import Editor
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
-from concord_server.server.listener import Listener
+from concord_server.server.listener import Listener, Transport
 from concord_server.telemetry import Calls
 
 __all__ = ["ADMIN_SERVICE", "AdminServer"]
@@ -42,9 +42,11 @@ class AdminServer(Listener):
         max_message_bytes: int,
         reflection: bool,
         calls: Calls | None = None,
+        transport: Transport | None = None,
     ) -> None:
         """`calls` hears of each call."""
         self._editor = editor
+        self._health = health
         self._executor = Executor(_THREADS)
         guard = Guard(max_message_bytes, calls)
         unary: list[tuple[str, type[Message], Any]] = [
@@ -56,11 +58,12 @@ class AdminServer(Listener):
         for method, request_type, behavior in unary:
             name = f"/{ADMIN_SERVICE}/{method}"
             methods[name] = guard.unary(name, request_type, behavior)
-        super().__init__(guard, health, (ADMIN_SERVICE,), methods, reflection=reflection)
+        super().__init__(guard, health, (ADMIN_SERVICE,), methods, reflection=reflection, transport=transport)
 
     async def drain(self, delay_seconds: float, grace_seconds: float) -> None:
         """Takes no more calls after the delay, and ends those that are under way after the grace."""
         await asyncio.sleep(delay_seconds)
+        self._health.end()
         await self.stop(grace_seconds)
         self._executor.close()
 

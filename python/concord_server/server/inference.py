@@ -71,7 +71,7 @@ class Inference:
     def __init__(self, repository: Repository, engine: Engine, max_batch_requests: int) -> None:
         self._repository = repository
         self._engine = engine
-        self._max_batch_requests = max_batch_requests
+        self.max_batch_requests = max_batch_requests
 
     async def predict(self, received: Received[PredictRequest]) -> PredictResponse:
         """Answers one request."""
@@ -96,7 +96,7 @@ class Inference:
         """Answers many requests, each with a result of its own, in their order."""
         requests, call, engine = received.message.requests, received.call, self._engine
         record = received.record
-        check_batch(len(requests), self._max_batch_requests)
+        check_batch(len(requests), self.max_batch_requests)
         results: list[BatchPredictResult | None] = [None] * len(requests)
         asked: list[_Asked] = []
         for i, one in enumerate(requests):

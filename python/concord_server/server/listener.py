@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,7 +19,7 @@ from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
 from concord_server.server.underway import UnderWay, ports
 
-__all__ = ["Listener"]
+__all__ = ["Listener", "Transport"]
 
 _HEALTH = "grpc.health.v1.Health"
 
@@ -29,9 +30,6 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     # Clients may ping every 10 s; a ping that comes a little early is no abuse.
     ("grpc.http2.min_ping_interval_without_data_ms", 9_000),
-    ("grpc.max_concurrent_streams", 1024),
-    ("grpc.max_metadata_size", 64 << 10),
-    ("grpc.absolute_max_metadata_size", 64 << 10),
     # Messages arrive as they were sent, and the guard unpacks them: only so it knows that they were compressed.
     ("grpc.per_message_decompression", 0),
     # Identity and gzip; a level, not an algorithm, so that a client which takes no gzip gets none.
@@ -47,6 +45,30 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[bytes, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """Limits of a connection."""
+
+    max_concurrent_streams: int = 1024
+    max_header_bytes: int = 64 << 10
+    max_connection_age_seconds: float = 0
+    """When a connection is told to go; 0: never."""
+    connection_grace_seconds: float = 30
+    """How long what runs on it may then take."""
+
+    def options(self) -> list[tuple[str, int]]:
+        """As gRPC takes them."""
+        options = [
+            ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            ("grpc.max_metadata_size", self.max_header_bytes),
+            ("grpc.absolute_max_metadata_size", self.max_header_bytes),
+        ]
+        if self.max_connection_age_seconds:  # gRPC spreads it by a tenth itself
+            options.append(("grpc.max_connection_age_ms", round(self.max_connection_age_seconds * 1000)))
+            options.append(("grpc.max_connection_age_grace_ms", round(self.connection_grace_seconds * 1000)))
+        return options
+
+
 class Listener(grpc.GenericRpcHandler):
     """Serves methods on one address, and grpc.health.v1 with them."""
 
@@ -59,6 +81,7 @@ class Listener(grpc.GenericRpcHandler):
         *,
         reflection: bool,
         share_port: bool = False,
+        transport: Transport | None = None,
     ) -> None:
         """`methods` by "/package.Service/Method"; `services` are theirs, for reflection.
 
@@ -76,7 +99,12 @@ class Listener(grpc.GenericRpcHandler):
         self._port = 0
         # A port that is taken is an error, not a second server on the same port, unless that is meant.
         shared = ("grpc.so_reuseport", int(share_port))
-        options = (*_OPTIONS, shared, ("grpc.max_receive_message_length", guard.library_limit))
+        options = (
+            *_OPTIONS,
+            *(transport or Transport()).options(),
+            shared,
+            ("grpc.max_receive_message_length", guard.library_limit),
+        )
         self._grpc = grpc.aio.server(options=options)
         self._grpc.add_generic_rpc_handlers([self])
 

@@ -18,7 +18,7 @@ from concord_server.server.catalog import Catalog
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
 from concord_server.server.inference import Inference
-from concord_server.server.listener import Listener
+from concord_server.server.listener import Listener, Transport
 from concord_server.server.tensors import TensorInference
 from concord_server.telemetry import Calls
 
@@ -50,19 +50,31 @@ class Server(Listener):
         max_request_seconds: float = 300,
         calls: Calls | None = None,
         share_port: bool = False,
+        transport: Transport | None = None,
     ) -> None:
         """`calls` hears of each call; `share_port` is that other processes listen on the same port."""
         self._health = health
         self._max_request_seconds = max_request_seconds
         self._draining = False
         self._guard = Guard(max_message_bytes, calls)
-        methods = self._make_methods(
-            Inference(repository, engine, max_batch_requests),
-            TensorInference(repository, engine, max_batch_requests, max_message_bytes),
-            Catalog(repository, engine),
-        )
+        self._inference = Inference(repository, engine, max_batch_requests)
+        self._tensors = TensorInference(repository, engine, max_batch_requests, max_message_bytes)
+        methods = self._make_methods(self._inference, self._tensors, Catalog(repository, engine))
         services = (_INFERENCE, _TENSORS, _CATALOG)
-        super().__init__(self._guard, health, services, methods, reflection=reflection, share_port=share_port)
+        super().__init__(
+            self._guard,
+            health,
+            services,
+            methods,
+            reflection=reflection,
+            share_port=share_port,
+            transport=transport,
+        )
+
+    def apply(self, *, max_batch_requests: int, max_request_seconds: float) -> None:
+        """Changes the limits of requests that come from now on."""
+        self._inference.max_batch_requests = self._tensors.max_batch_requests = max_batch_requests
+        self._max_request_seconds = max_request_seconds
 
     async def drain(self, delay_seconds: float, grace_seconds: float) -> None:
         """Shuts down without losing a request.

@@ -40,7 +40,7 @@ class TensorInference:
     def __init__(self, repository: Repository, engine: Engine, max_batch_requests: int, max_message_bytes: int) -> None:
         self._repository = repository
         self._engine = engine
-        self._max_batch_requests = max_batch_requests
+        self.max_batch_requests = max_batch_requests
         self._limit = max_message_bytes
 
     async def predict(self, received: Received[PredictionRequest]) -> PredictionResponse:
@@ -56,7 +56,7 @@ class TensorInference:
     async def batch_predict(self, received: Received[BatchPredictionRequest]) -> BatchPredictionResponse:
         """Answers many requests, each by itself and with a result of its own, in their order."""
         requests, call = received.message.requests, received.call
-        check_batch(len(requests), self._max_batch_requests)
+        check_batch(len(requests), self.max_batch_requests)
         response = BatchPredictionResponse()
         large = received.size > _LARGE
         total = at = 0

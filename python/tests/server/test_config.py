@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import trustme
 from concord_proto.serverconfig.v1 import server_config_pb2
-from concord_server.config import Address, Batching, Config, ConfigError, ModelSettings, parse, usage
+from concord_server.config import (
+    Address,
+    Batching,
+    Config,
+    ConfigError,
+    ModelSettings,
+    config_file,
+    parse,
+    reread,
+    usage,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -136,7 +146,9 @@ def test_flags(tmp_path: Path) -> None:
 
 
 def test_flags_of_the_engine(tmp_path: Path) -> None:
-    flags = "--device cuda:3 --processes=64 --batching inline --max-batch-rows 1024 --max-delay-ms=1000 --max-queue-rows 1"
+    flags = (
+        "--device cuda:3 --processes=64 --batching inline --max-batch-rows 1024 --max-delay-ms=1000 --max-queue-rows 1"
+    )
     flags += " --executors=256 --max-request-ms 9 --max-connection-age-ms 0 --max-concurrent-streams 2"
     flags += " --max-header-bytes 4096 --max-output-bytes 1024 --request-log-ppm 1000000"
     config = parsed(tmp_path, *flags.split())
@@ -379,3 +391,39 @@ def test_whatever_a_file_holds_is_read_or_refused_in_one_line(tmp_path: Path, te
     file = tmp_path / "any"
     file.write_text(text)
     assert refusal("--config", str(file))
+
+
+def test_reread(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    arguments = ["--models", str(tmp_path), "--config", str(file), "--max-queue-rows=9"]
+    file.write_text("max_batch_requests: 3\nmax_queue_rows: 5\n")
+    running = parse(arguments)
+    assert isinstance(running, Config)
+    assert config_file(arguments) == file
+    assert config_file(arguments[:2]) is None
+    same = reread(arguments, running)
+    assert (same.applied, same.restart, same.config) == ([], [], running)
+    file.write_text(
+        "max_batch_requests: 4\nmax_queue_rows: 6\nlisten: localhost:1\nmax_message_bytes: 4096\n"
+        "model_settings: {m: {batching: inline}}\n"
+    )
+    change = reread(arguments, running)
+    assert change.applied == ["max_batch_requests", "model_settings"]
+    assert change.restart == ["listen", "max_message_bytes"]
+    now = change.config
+    assert (now.max_batch_requests, now.batching.max_queue_rows, now.batching_of("m").policy) == (4, 9, "inline")
+    assert (now.listen, now.max_message_bytes) == (running.listen, running.max_message_bytes)
+    assert now.max_output_bytes == running.max_output_bytes
+    file.write_text("listen: localhost:1\n")  # a field that is taken away has its default again
+    change = reread(arguments, now)
+    assert (change.config.max_batch_requests, change.config.model_settings, change.restart) == (10000, {}, ["listen"])
+    for text, message in (
+        ("max_batch_requests: 0", "max_batch_requests: expected 1 to 2147483647, got 0"),
+        ("listen: nowhere", 'listen: expected HOST:PORT, got "nowhere"'),
+        ("surprise: 1", '"surprise": there is no such field'),
+        ("", "expected fields and their values"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            reread(arguments, now)
+        assert str(caught.value).endswith(message)
