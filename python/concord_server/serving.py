@@ -151,8 +151,10 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
         port = await server.start(listen_on(config.listen), config.certificates)
         addresses["grpc"] = str(config.listen._replace(port=port))
     if config.admin_listen is not None and worker is None:
+        editor = Editor(config.models, config.staging, require_manifest=config.require_manifest)
+        editor.sweep()
         admin = AdminServer(
-            Editor(config.models, config.staging, require_manifest=config.require_manifest),
+            editor,
             health,
             max_message_bytes=config.max_message_bytes,
             reflection=config.admin_reflection,

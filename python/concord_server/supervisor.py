@@ -134,8 +134,10 @@ class _Supervisor:
                 port = await listener.start(config.http.host, config.http.port)
                 addresses["http"] = str(config.http._replace(port=port))
             if config.admin_listen is not None:
+                editor = Editor(config.models, config.staging, require_manifest=config.require_manifest)
+                editor.sweep()
                 admin = AdminServer(
-                    Editor(config.models, config.staging, require_manifest=config.require_manifest),
+                    editor,
                     self._health,
                     max_message_bytes=config.max_message_bytes,
                     reflection=config.admin_reflection,

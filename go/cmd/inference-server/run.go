@@ -194,9 +194,11 @@ func serve(ctx context.Context, live *live, library *ort.Runtime, path string, s
 		defer listener.Close()
 		line.Admin = listener.Addr().String()
 		options.TLS, options.Reflection = nil, settings.AdminReflection
-		admin := server.NewAdmin(&repository.Editor{
+		editor := &repository.Editor{
 			Models: settings.Models, Staging: settings.Staging, RequireManifest: settings.RequireManifest, Log: log,
-		}, options)
+		}
+		editor.Sweep()
+		admin := server.NewAdmin(editor, options)
 		go func() { served <- admin.Serve(listener) }()
 		drainAdmin = func(delay, grace time.Duration) { admin.Drain(context.Background(), delay, grace) }
 	}

@@ -181,7 +181,7 @@ func (e *Editor) Unload(ctx context.Context, id, number string) error {
 		return err
 	}
 	defer directory.Close()
-	away := ".unload-" + number + "-" + rand.Text()
+	away := unloaded + number + "-" + rand.Text()
 	if err := func() error {
 		unlock, err := lock(ctx, directory)
 		if err != nil {

@@ -362,3 +362,21 @@ func FuzzDocument(f *testing.F) {
 		}
 	})
 }
+
+// TestSweep removes what a crash in the middle of an unload has left, once nobody can be at it any more.
+func TestSweep(t *testing.T) {
+	e := edit(t)
+	modeltest.WriteFile(t, e.model("m", ".unload-1-AAAA", "model.onnx"), []byte("old"))
+	modeltest.WriteFile(t, e.model("m", ".load-2-AAAA", "model.onnx"), []byte("the only copy"))
+	modeltest.WriteFile(t, e.model("m", "3", "model.onnx"), []byte("served"))
+	modeltest.WriteFile(t, e.model(".hidden", ".unload-1-AAAA", "model.onnx"), []byte("not ours"))
+	check(t, os.Symlink(e.staged(), e.model("m", ".unload-link")))
+	e.Sweep()
+	if got := names(t, e.model("m")); got != ".load-2-AAAA .unload-1-AAAA .unload-link 3" {
+		t.Errorf("what is young: %s", got)
+	}
+	e.sweep(time.Now().Add(time.Minute))
+	if got := names(t, e.model("m")); got != ".load-2-AAAA 3" || names(t, e.model(".hidden")) != ".unload-1-AAAA" || names(t, e.staged()) != "" {
+		t.Errorf("what is old: %s", got)
+	}
+}

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from concord_server import telemetry
 from concord_server.fault import Fault, Reason, quote, shown
-from concord_server.model import Call
+from concord_server.model import Call, is_id
 from concord_server.repository.disk import MissingError, RefusedError, entries, open_directory, open_regular, read_file
 from concord_server.repository.load import check_kind
 from concord_server.repository.package import read
@@ -32,6 +32,11 @@ __all__ = ["Editor"]
 
 _LOCK = ".lock"
 _LOCK_WAIT_SECONDS = 0.01
+
+_UNLOADED = ".unload-"
+"""Begins the name of a version that is being removed."""
+_SWEEP_AGE_SECONDS = 600.0
+"""The age at which what is left of a removal is nobody's who still removes it."""
 
 _log = telemetry.log(__name__)
 
@@ -89,7 +94,7 @@ class Editor:
     def unload(self, model_id: str, number: str, call: Call) -> None:
         """Takes a version out of the repository; processes that serve it finish what they have taken. Raises Fault."""
         with self._model(model_id) as directory:
-            away = f".unload-{number}-{secrets.token_hex(8)}"
+            away = f"{_UNLOADED}{number}-{secrets.token_hex(8)}"
             with _locked(directory, call):
                 self._check_version(directory, model_id, number)
                 os.rename(number, away, src_dir_fd=directory, dst_dir_fd=directory)
@@ -125,6 +130,17 @@ class Editor:
         else:
             _log.info("label removed", model_id=model_id, model_version=number, label=label)
         return parse_labels(data)[0]
+
+    def sweep(self, age_seconds: float = _SWEEP_AGE_SECONDS) -> None:
+        """Removes what editors that ended in the middle of an unload have left.
+
+        What ended in the middle of a load stays: it may be the only copy there is.
+        """
+        with contextlib.suppress(RefusedError), open_directory(os.fspath(self._models)) as root:
+            for item in entries(root):
+                if is_id(item.name) and item.is_dir(follow_symlinks=False):
+                    with contextlib.suppress(RefusedError), open_directory(item.name, root) as directory:
+                        _sweep(item.name, directory, time.time() - age_seconds)
 
     def _check_staged(self, staging: Path, model_id: str, number: str) -> None:
         try:
@@ -195,6 +211,27 @@ def _exists(directory: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _sweep(model_id: str, directory: int, before: float) -> None:
+    for left in entries(directory):
+        if not left.name.startswith(_UNLOADED):
+            continue
+        try:
+            status = left.stat(follow_symlinks=False)
+            if status.st_ctime >= before:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                shutil.rmtree(left.name, dir_fd=directory)
+            else:
+                os.unlink(left.name, dir_fd=directory)
+        except OSError as error:
+            cause = (error.strerror or "unknown error").lower()
+            _log.warning(
+                "what is left of an unload cannot be removed", model_id=model_id, name=shown(left.name), cause=cause
+            )
+        else:
+            _log.info("what was left of an unload is removed", model_id=model_id, name=shown(left.name))
 
 
 @contextlib.contextmanager

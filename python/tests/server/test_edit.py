@@ -423,3 +423,17 @@ def test_malformed_names_over_grpc(served: SimpleNamespace) -> None:
         code, got, text = failing(call, request)
         assert (code, got) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
         assert message is None or text == message
+
+
+def test_what_a_crash_left_of_an_unload_is_removed(kit: SimpleNamespace, tmp_path: Path) -> None:
+    disk = Disk(kit, tmp_path)
+    for path in ("m/.unload-1-aa", "m/.load-2-aa", "m/3", ".hidden/.unload-1-aa"):
+        (disk.models / path).mkdir(parents=True)
+        (disk.models / path / "model.onnx").write_bytes(b"bytes")
+    (disk.models / "m/.unload-link").symlink_to(disk.staging)
+    disk.editor.sweep()
+    assert disk.names() == [".load-2-aa", ".unload-1-aa", ".unload-link", "3"]
+    disk.editor.sweep(age_seconds=-60)
+    assert disk.names() == [".load-2-aa", "3"]
+    assert disk.names(".hidden") == [".unload-1-aa"]
+    assert disk.staging.is_dir()
