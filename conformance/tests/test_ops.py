@@ -92,7 +92,7 @@ NOTICED = {
     "never refuses": ("ops.overload.burst", "expected 1 to 40 of 40 calls, got 0"),
     "health waits": ("ops.overload.health", "code: expected OK, got DEADLINE_EXCEEDED"),
     "swaps answers": ("ops.batching.no_crosstalk", 'predictions["y"]'),
-    "metrics lie": ("ops.deadline.in_queue", "expected 3 more than before, got 0"),
+    "metrics lie": ("ops.deadline.in_queue", "expected at least 1 more than before, got 0"),
     "loads halves": ("ops.reload.half_written", 'predictions["y"]'),
     "bad replaces old": ("ops.reload.bad_new_keeps_old", "code: expected OK, got FAILED_PRECONDITION"),
     "fails in a swap": ("ops.reload.no_gap", "code: expected OK, got UNAVAILABLE"),
