@@ -20,7 +20,11 @@ func registerProcess(registry *prometheus.Registry, version, runtime string) {
 	registry.MustRegister(
 		build,
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		collectors.NewGoCollector(),
+		// The usual statistics of memory hold go_memstats_alloc_bytes and go_memstats_alloc_bytes_total: two families of one name in OpenMetrics.
+		collectors.NewGoCollector(
+			collectors.WithGoCollectorMemStatsMetricsDisabled(),
+			collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsMemory),
+		),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "process_threads", Help: "Threads of the operating system."}, threads),
 	)
 }
