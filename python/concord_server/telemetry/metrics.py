@@ -7,6 +7,7 @@ its own counters take a lock for each value, which would cost a request several 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -62,7 +63,11 @@ class Metrics:
     """The metrics of one process. Its methods may be called from any thread."""
 
     def __init__(self, version: str, onnxruntime: str, gpu: Gpu | None = None) -> None:
-        """`version` is the server's."""
+        """`version` is the server's. Where an event loop runs, the number of its tasks is shown."""
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
         self._build = {"server": "python", "version": version, "onnxruntime": onnxruntime}
         self._gpu = gpu
         registry = CollectorRegistry(auto_describe=False)
@@ -107,6 +112,9 @@ class Metrics:
         for collector in self._own:
             made += collector.collect()
         made.append(_gauge("process_threads", "Number of threads of the process.", _threads(), {}))
+        if self._loop is not None:
+            tasks = len(asyncio.all_tasks(self._loop))
+            made.append(_gauge("python_asyncio_tasks", "Tasks of the event loop.", tasks, {}))
         return made
 
 
