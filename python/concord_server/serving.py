@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -99,9 +100,11 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
         intra_op_threads=config.intra_op_threads,
         allow_integer_division=config.allow_integer_division,
     )
+    runtime_of = functools.partial(ort.Runtime, device=config.device)
     repository = Repository(
         config.models,
-        ort.Runtime(config.intra_op_threads, config.device).load,
+        runtime_of(config.intra_op_threads).load,
+        loader_of=lambda model_id: runtime_of(live.config.settings_of(model_id).intra_op_threads).load,
         require_manifest=config.require_manifest,
         admit=admission.admit,
         changed=changed,

@@ -138,7 +138,9 @@ func serve(ctx context.Context, live *live, library *ort.Runtime, path string, s
 		Log:             log,
 	}
 	models, err := repository.Open(settings.Models, repository.Options{
-		Load:            library.Load,
+		LoaderOf: func(id string) repository.Loader {
+			return library.WithThreads(live.current.Load().SettingsOf(id).IntraOpThreads).Load
+		},
 		Device:          deviceOf(settings),
 		Admit:           admission.New(trials, ort.Version, settings.AdmissionCache).Admit,
 		RequireManifest: settings.RequireManifest,

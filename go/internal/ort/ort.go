@@ -68,6 +68,11 @@ func Open(library string, threads int) (*Runtime, error) {
 	return &Runtime{threads: threads, device: cpu}, nil
 }
 
+// WithThreads is the same for sessions with that many threads within an operator.
+func (r *Runtime) WithThreads(threads int) *Runtime {
+	return &Runtime{threads: threads, device: r.device}
+}
+
 func failure(text *C.char) error {
 	if text == nil {
 		return nil

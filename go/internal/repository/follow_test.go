@@ -621,3 +621,27 @@ func TestAdmission(t *testing.T) {
 		t.Error(f)
 	}
 }
+
+func TestEachModelHasItsLoader(t *testing.T) {
+	directory := t.TempDir()
+	for _, id := range []string{"a", "b"} {
+		modeltest.WriteFile(t, filepath.Join(directory, id, "1", "model.onnx"), []byte(id))
+	}
+	var mu sync.Mutex
+	var asked []string
+	r, err := Open(directory, Options{Log: slog.New(slog.DiscardHandler), LoaderOf: func(id string) Loader {
+		return func(graph []byte, _ map[string][]byte) (model.Session, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, id+string(graph))
+			return nil, errors.New("none")
+		}
+	}})
+	check(t, err)
+	defer r.Close()
+	check(t, r.List())
+	r.Load(context.Background())
+	if slices.Sort(asked); !slices.Equal(asked, []string{"aa", "bb"}) {
+		t.Errorf("got %q", asked)
+	}
+}

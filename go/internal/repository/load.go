@@ -46,7 +46,11 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 			return nil, nil, err
 		}
 	}
-	session, err := r.options.Load(c.graph, c.external)
+	load := r.options.Load
+	if r.options.LoaderOf != nil {
+		load = r.options.LoaderOf(id)
+	}
+	session, err := load(c.graph, c.external)
 	if err != nil {
 		return nil, nil, errors.New(fault.Scrub(err.Error()))
 	}

@@ -40,6 +40,8 @@ type Loader func(graph []byte, files map[string][]byte) (model.Session, error)
 // Options say how a repository loads.
 type Options struct {
 	Load Loader
+	// LoaderOf is the loader of a model at the time of a load; nil is Load for all.
+	LoaderOf func(modelID string) Loader
 	// Device is where Load puts sessions: "cpu", also where it is empty, or "cuda:N".
 	Device string
 	// RequireManifest refuses versions without a manifest.

@@ -58,17 +58,20 @@ class Repository:
         directory: Path,
         load: Loader,
         *,
+        loader_of: Callable[[str], Loader] | None = None,
         require_manifest: bool = False,
         admit: Admit = lambda _graph, _files: None,
         changed: Callable[[str, bool | None], None] = lambda _model_id, _ready: None,
         state: Callable[[str, str, State | None], None] = lambda _model_id, _version, _state: None,
     ) -> None:
-        """`changed` is called after each change of a model: its id, and whether a version of it is ready, or None where
+        """`loader_of` gives the loader of a model at the time of a load, where not all have the one of `load`.
+
+        `changed` is called after each change of a model: its id, and whether a version of it is ready, or None where
         the model has left the repository. `state` is called after each change of a version's state: the model's id,
         the version's number, and the state, or None where the version has left.
         """
         self._directory = directory
-        self._load = load
+        self._loader_of: Callable[[str], Loader] = loader_of or (lambda _model_id: load)
         self._require_manifest = require_manifest
         self._admit = admit
         self._changed = changed
@@ -348,7 +351,7 @@ class Repository:
                 self._directory,
                 model_id,
                 number,
-                load=self._load,
+                load=self._loader_of(model_id),
                 admit=self._admit,
                 require_manifest=self._require_manifest,
             )

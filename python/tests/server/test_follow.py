@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from concord_proto.inference.v1 import model_catalog_service_pb2, model_pb2
 from concord_server import ort
+from concord_server.batch import Engine
 from concord_server.fault import Fault, Reason
 from concord_server.model import Call, Model, Session
 from concord_server.repository import Entry, Repository, State, scan
@@ -198,7 +199,7 @@ def test_a_removed_version_drains(followed: Followed) -> None:
     assert followed.answer() == 2  # it may be in the middle of being replaced
     followed.look()
     assert followed.states() == {"1": "READY", "2": "DRAINING"}
-    catalog = Catalog(followed.repository)
+    catalog = Catalog(followed.repository, Engine())
     shown = catalog.get_model(model_catalog_service_pb2.GetModelRequest(model_id="m")).model
     assert [version.state for version in shown.versions][1] == model_pb2.MODEL_STATE_DRAINING
     assert shown.versions[1].input_tensors[0].name == "x"
@@ -502,3 +503,22 @@ async def test_requests_that_failed_keep_no_model(followed: Followed) -> None:
         gc.enable()
         await server.stop(0)
         engine.close()
+
+
+def test_each_model_has_its_loader(kit: SimpleNamespace, tmp_path: Path) -> None:
+    asked: list[str] = []
+    spec = Spec("x", DType.FLOAT, (-1, 1))
+
+    def loader_of(model_id: str) -> Callable[..., Session]:
+        asked.append(model_id)
+        return lambda _graph, _files: kit.FakeSession([spec], [spec], lambda given: list(given))
+
+    def refuse(_graph: bytes, _files: Mapping[str, bytes]) -> Session:
+        raise AssertionError("it has another")
+
+    repository = Repository(tmp_path, refuse, loader_of=loader_of)
+    for model_id in ("a", "b"):
+        kit.write_version(tmp_path / model_id / "1", {"model.onnx": b"1"}, None)
+    repository.list()
+    repository.load()
+    assert sorted(asked) == ["a", "b"]
