@@ -39,7 +39,7 @@ $(GO_TOOLS): go/tools/go.mod go/tools/go.sum
 
 .PHONY: lock
 lock: $(VENV) ## resolve requirements/*.in anew into the lock files
-	cd requirements && for f in serve export dev gpu; do ../.venv/bin/pip-compile --quiet --strip-extras --generate-hashes \
+	cd requirements && for f in serve export dev gpu bench-fastapi bench-litserve bench-mlserver bench-triton bench-plots; do ../.venv/bin/pip-compile --quiet --strip-extras --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --allow-unsafe -o $$f.lock $$f.in; done
 
 # --- contract --------------------------------------------------------------------------------------------------------
@@ -190,6 +190,53 @@ $(GPU_VENV): requirements/gpu.lock
 .PHONY: gpu-check
 gpu-check: build models $(GPU_VENV) ## on a machine with a GPU: both servers on it against the CPU, throughput, memory; 3 GB of downloads at first
 	$(PY) bench/gpu_check.py --gpu-python build/gpu-venv/bin/python --report docs/benchmarks
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+BENCH := build/bench
+BENCH_PEERS := fastapi litserve mlserver triton
+BENCH_RUN = $(PY) -m bench.run --out $(BENCH)/results.json
+BENCH_OUT := docs/benchmarks
+
+# Each peer has an environment of its own. One that cannot be installed is reported as missing by the run.
+$(BENCH)/%/.stamp: requirements/bench-%.lock
+	rm -rf $(BENCH)/$* && $(PYTHON) -m venv $(BENCH)/$*
+	$(BENCH)/$*/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $< && touch $@ || { rm -rf $(BENCH)/$*; echo 'missing: $*' >&2; }
+
+$(BENCH)/files/m2.json: $(VENV) bench/models.py bench/messages.py
+	$(PY) -m bench.models $(BENCH)
+
+.PHONY: bench-programs
+bench-programs: build $(BENCH)/files/m2.json
+	cd bench/load && go build -trimpath -o ../../$(BENCH)/bin/ ./cmd/...
+
+.PHONY: bench
+bench: bench-programs $(BENCH_PEERS:%=$(BENCH)/%/.stamp) $(BENCH)/plots/.stamp ## every server side by side, about 2 hours; peers are 1 GB of downloads; results in docs/benchmarks
+	$(BENCH_RUN)
+	$(MAKE) --no-print-directory bench-report
+
+.PHONY: bench-report
+bench-report: $(BENCH)/plots/.stamp ## tables and plots of build/bench/results.json into docs/benchmarks
+	$(PY) -m bench.report $(BENCH)/results.json $(BENCH_OUT)
+	$(BENCH)/plots/bin/python -m bench.plots $(BENCH)/results.json $(BENCH_OUT)
+
+.PHONY: bench-quick
+bench-quick: bench-programs $(BENCH)/fastapi/.stamp ## Go, Python, FastAPI and the floors on one model, under 3 minutes
+	$(BENCH_RUN) --rounds 3 --seconds 1 --callers 64 --closed-only --minutes 1.5 --only 'go:m1' 'python:m1' 'fastapi-*c:m1' 'fastapi-*f:m1' 'echo-go*:m1' 'raw-c:m1'
+	$(PY) -m bench.report $(BENCH)/results.json
+
+.PHONY: bench-compare
+bench-compare: $(VENV) ## two runs by their result files, with statistics: make bench-compare OLD=a.json NEW=b.json
+	$(PY) -m bench.compare $(OLD) $(NEW)
+
+.PHONY: bench-profiles
+bench-profiles: bench-programs ## where both servers' time goes on m1, as text in docs/benchmarks
+	$(PY) -m bench.profiles $(BENCH_OUT)
+
+.PHONY: bench-test
+bench-test: $(VENV) ## the generator's and the statistics' own tests
+	cd bench/load && go vet ./... && go test ./...
+	$(PY) -m pytest bench/tests
 
 .PHONY: clean
 clean: ## remove what was built; .venv and certs stay
