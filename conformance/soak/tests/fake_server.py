@@ -33,6 +33,7 @@ class Fake(grpc.GenericRpcHandler):
     def __init__(self, models: Path, fault: str) -> None:
         self.fault = fault
         self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.open = 0
         self._packages: dict[str, Package] = {}
         self._models = models
         self._lock = threading.Lock()
@@ -42,8 +43,11 @@ class Fake(grpc.GenericRpcHandler):
         path = call.method
 
         def handle(data: bytes, context: Any) -> bytes:
+            with self._lock:
+                self.open += 1
             answer = self._answer(path, data)
             with self._lock:
+                self.open -= 1
                 self.counts[*method_of(path), "OK"] += 1
             return answer
 
@@ -53,6 +57,8 @@ class Fake(grpc.GenericRpcHandler):
         if path != PREDICT:
             return b"\x08\x01"
         request = service.PredictRequest.FromString(data)
+        if self.fault == "loses requests" and request.request_id.startswith("held-"):
+            threading.Event().wait()  # under way at SIGTERM, however fast the machine is
         with self._lock:
             package = self._packages.get(request.model_id)
             if package is None:
@@ -77,7 +83,7 @@ def metrics(fake: Fake) -> type[http.server.BaseHTTPRequestHandler]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            lines = ["# TYPE inference_requests_total counter", "inference_open_streams 0"]
+            lines = ["# TYPE inference_requests_total counter", f"inference_open_streams {fake.open}"]
             for (called, method, code), count in fake.counts.items():
                 count += fake.fault == "miscounts" and method == "Check"
                 labels = f'service="{called}",method="{method}",model="",version="",code="{code}"'
