@@ -230,7 +230,7 @@ bench-compare: $(VENV) ## two runs by their result files, with statistics: make 
 	$(PY) -m bench.compare $(OLD) $(NEW)
 
 .PHONY: bench-profiles
-bench-profiles: bench-programs ## where both servers' time goes on m1, as text in docs/benchmarks
+bench-profiles: bench-programs $(BENCH)/plots/.stamp ## where both servers' time goes on m1, as text in docs/benchmarks
 	$(PY) -m bench.profiles $(BENCH_OUT)
 
 .PHONY: bench-test
