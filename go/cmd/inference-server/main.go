@@ -16,6 +16,7 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == admission.Mode {
 		os.Exit(admission.Child(openTrial))
 	}
+	setCollector(os.Getenv, os.DirFS("/"))
 	ctx, stop := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
