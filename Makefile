@@ -140,12 +140,13 @@ dist: build ## make dist/, a tarball of the Go server that runs elsewhere
 
 PYTHON_SOURCES := python/concord_server python/concord_client python/concord_command.py exporters/concord_export \
   conformance/concord_conformance conformance/soak/concord_soak conformance/build_fixtures.py conformance/broken_fixtures.py \
-  conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py demo proto/plugins
+  conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py demo proto/plugins $(filter-out bench/plots.py,$(wildcard bench/*.py)) bench/tests
 
 .PHONY: check
 check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and types of everything; stale stubs and breaking changes fail
-	test -z "$$(gofmt -l go | tee /dev/stderr)"
+	test -z "$$(gofmt -l go bench/load | tee /dev/stderr)"
 	cd go && go vet ./... && $(TOOLS)/staticcheck ./...
+	cd bench/load && go vet ./... && $(TOOLS)/staticcheck ./...
 	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 	.venv/bin/mypy $(PYTHON_SOURCES)
 	.venv/bin/buf lint proto && .venv/bin/buf format --diff --exit-code proto
@@ -154,7 +155,8 @@ check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and typ
 .PHONY: test
 test: build fitted-models ## run every test: Go, Python, exporters, conformance on both servers
 	cd go && CONCORD_ORT_LIBRARY=$(CURDIR)/$(LIBORT) go test ./...
-	$(PY) -m pytest --numprocesses 2 --dist loadfile python/tests exporters/tests conformance/tests conformance/soak/tests
+	$(PY) -m pytest --numprocesses 2 --dist loadfile python/tests exporters/tests conformance/tests conformance/soak/tests bench/tests
+	cd bench/load && go test ./...
 	$(MAKE) --no-print-directory conformance
 	$(MAKE) --no-print-directory soak-both SOAK_SECONDS=30
 

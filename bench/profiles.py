@@ -2,8 +2,8 @@
 """Where the servers' time goes under 64 callers on M1, as text: python -m bench.profiles FOLDER.
 
 The Go server by its own pprof, the Python server by its own /debug/profile, both on their loopback HTTP listeners. What
-samples a Python process from inside gets its turn where the process lets go of the lock, and so sees too much of what is
-there: hence a second look by py-spy, from outside.
+samples a Python process from inside gets its turn where the process lets go of the lock, and so sees too much of what
+is there: hence a second look by py-spy, from outside.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// callSeconds is how long a call may take; it ends as an error then.
-const callSeconds = 30 * time.Second
+// callLimit is how long a call may take; it ends as an error then.
+const callLimit = 30 * time.Second
 
 // raw sends bytes as they are and hands them back so: the client decodes nothing.
 type raw struct{}
@@ -40,7 +40,7 @@ func GRPC(address, method string, request []byte, check func([]byte) error, call
 	var clients []*grpc.ClientConn
 	for i := range connections {
 		client, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{}), grpc.MaxCallRecvMsgSize(64<<20)), grpc.WithSharedWriteBuffer(true),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(raw{}), grpc.MaxCallRecvMsgSize(64<<20)),
 			grpc.WithUserAgent(fmt.Sprint("load-", i)), grpc.WithDisableServiceConfig())
 		if err != nil {
 			return nil, err
@@ -52,7 +52,7 @@ func GRPC(address, method string, request []byte, check func([]byte) error, call
 		client := clients[i%connections]
 		var reply []byte
 		made[i] = func(look bool) error {
-			ctx, cancel := context.WithTimeout(context.Background(), callSeconds)
+			ctx, cancel := context.WithTimeout(context.Background(), callLimit)
 			defer cancel()
 			if err := client.Invoke(ctx, method, &request, &reply); err != nil {
 				return err

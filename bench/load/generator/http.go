@@ -31,7 +31,7 @@ func HTTP(address, path string, request []byte, check func([]byte) error, caller
 				}
 				reader = bufio.NewReader(conn)
 			}
-			_ = conn.SetDeadline(time.Now().Add(callSeconds))
+			_ = conn.SetDeadline(time.Now().Add(callLimit))
 			_, err = conn.Write(text.Bytes())
 			var body []byte
 			if err == nil {

@@ -65,7 +65,7 @@ func serve(expect, listen string, hand bool, graph, library string) error {
 	if err := json.Unmarshal(text, &model); err != nil {
 		return err
 	}
-	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(64 << 20), grpc.MaxConcurrentStreams(1024), grpc.SharedWriteBuffer(true)}
+	options := []grpc.ServerOption{grpc.MaxRecvMsgSize(64 << 20), grpc.MaxConcurrentStreams(1024)}
 	var service any = standard{answer: &model}
 	handler := standardHandler
 	if hand {
@@ -131,7 +131,6 @@ type row struct {
 	values    []float32
 	scores    []float32
 	in, out   []ort.Value
-	reply     []byte
 }
 
 func newRow(model *described, run bool) *row {
