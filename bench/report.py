@@ -137,6 +137,14 @@ def start_table(report: dict[str, Any]) -> list[str]:
     return [*lines, "", *table(["server", "ms", "RSS MB", "PSS MB", "CPU s until then"], rows)]
 
 
+def disturbances(report: dict[str, Any], samples: Samples) -> list[str]:
+    """A warning where the machine did something else."""
+    if not samples.disturbed:
+        return []
+    text = f"**Other processes used more than a tenth of the cores in {samples.disturbed} of {len(report['samples'])} "
+    return ["", text + "measurements that count below**: throughput and latency of those are too bad, CPU by less."]
+
+
 def write(report: dict[str, Any]) -> str:
     """The whole page."""
     samples = Samples(report)
@@ -151,6 +159,7 @@ def write(report: dict[str, Any]) -> str:
         f"Machine: {machine}. The load generator runs on the same cores.",
         "",
         "Ratios are those of one round; told is their median, and the least and the greatest.",
+        *disturbances(report, samples),
         "",
         "## Goals",
         "",

@@ -13,6 +13,9 @@ from scipy.stats import mannwhitneyu
 
 __all__ = ["Change", "Ratio", "Samples", "change", "value"]
 
+# So many rounds that were not disturbed make those unnecessary that were.
+QUIET_ROUNDS = 3
+
 # Measures by name: where they lie in a sample, and whether more is better.
 MEASURES = {
     "throughput": (("throughput",), True),
@@ -49,17 +52,28 @@ class Ratio:
 
 
 class Samples:
-    """The samples of a run, by server, model and point; those with errors stay out and are counted."""
+    """The samples of a run, by server, model and point.
+
+    Those with errors stay out and are counted. So do those that were disturbed by other processes, as long as three
+    rounds of the same were not.
+    """
 
     def __init__(self, report: Mapping[str, Any]) -> None:
         self._by_key: dict[tuple[str, str, str], dict[int, Mapping[str, Any]]] = {}
         self.with_errors: dict[tuple[str, str, str], int] = {}
+        self.disturbed = 0
         for sample in report["samples"]:
             key = (sample["server"], sample["model"], sample["point"])
             if sample["errors"] or not sample["requests"]:
                 self.with_errors[key] = self.with_errors.get(key, 0) + 1
             else:
                 self._by_key.setdefault(key, {})[sample["round"]] = sample
+        for key, rounds in self._by_key.items():
+            quiet = {n: s for n, s in rounds.items() if not s.get("disturbed")}
+            if len(quiet) >= QUIET_ROUNDS:
+                self._by_key[key] = quiet
+            else:
+                self.disturbed += len(rounds) - len(quiet)
 
     def keys(self) -> list[tuple[str, str, str]]:
         """Server, model and point of everything that was measured, in the order of the run."""

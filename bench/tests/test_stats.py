@@ -48,6 +48,15 @@ def test_samples_with_errors_stay_out() -> None:
     assert samples.with_errors == {("a", "m1", "64 callers"): 2}
 
 
+def test_disturbed_samples_stay_out_where_enough_were_not() -> None:
+    quiet = [sample("a", n, 100) for n in range(3)]
+    loud = [sample("a", 3, 10, disturbed=True), sample("b", 0, 10, disturbed=True), sample("b", 1, 100)]
+    samples = Samples({"samples": quiet + loud})
+    assert samples.values("a", "m1", "64 callers", "throughput") == [100, 100, 100]
+    assert samples.values("b", "m1", "64 callers", "throughput") == [10, 100]
+    assert samples.disturbed == 1
+
+
 def test_a_clear_change_is_certain() -> None:
     found = change([100, 101, 99, 102, 98], [120, 121, 119, 122, 118])
     assert found.ratio == pytest.approx(1.2)
