@@ -32,9 +32,8 @@ from bench.machine import describe
 
 START_SECONDS = 120
 STOP_SECONDS = 20
-# A measurement is disturbed where others used more than this share of the cores meanwhile; it is made again, so often.
+# A measurement is disturbed where others used more than this share of the cores meanwhile; it may be made again.
 DISTURBED = 0.1
-ATTEMPTS = 3
 OPEN_CALLERS = 512
 # Whose time to the first answer is measured, with model m1.
 STARTED = (
@@ -100,10 +99,10 @@ def measured(command: list[str], seconds: float, **more: Any) -> dict[str, Any]:
     return result
 
 
-def calm(command: list[str], seconds: float, **more: Any) -> dict[str, Any]:
+def calm(command: list[str], seconds: float, attempts: int, **more: Any) -> dict[str, Any]:
     """Measures again while others are busy; gives the least disturbed measurement, marked where it is disturbed too."""
     least: dict[str, Any] = {}
-    for _ in range(ATTEMPTS):
+    for _ in range(attempts):
         result = measured(command, seconds, **more)
         cores = len(os.sched_getaffinity(0)) * float(result.get("seconds", 0))
         result["others"] = float(result.get("other_cpu_seconds", 0)) / cores if cores else 0.0
@@ -178,6 +177,7 @@ class Run:
     def __init__(self, places: Places, arguments: argparse.Namespace) -> None:
         self.places, self.seconds, self.warm = places, arguments.seconds, arguments.warm
         self.levels: tuple[int, ...] | None = tuple(arguments.callers) if arguments.callers else None
+        self.attempts: int = arguments.attempts
         self.shares, self.out = not arguments.closed_only, arguments.out
         self.report: dict[str, Any] = {
             "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -222,19 +222,21 @@ class Run:
             for callers in configuration.levels:
                 if self.levels and callers not in self.levels:
                     continue
-                result = calm([*load, "--callers", str(callers)], 60 + self.seconds)
+                result = calm([*load, "--callers", str(callers)], 60 + self.seconds, self.attempts)
                 peak = max(peak, result["throughput"])
                 self.add(number, configuration, f"{callers} callers", result)
             for share in configuration.open if self.shares and peak else ():
                 rate = ["--rate", f"{peak * share:.0f}", "--callers", str(OPEN_CALLERS)]
-                self.add(number, configuration, f"open {share}", calm([*load, *rate], 120 + self.seconds))
+                self.add(
+                    number, configuration, f"open {share}", calm([*load, *rate], 120 + self.seconds, self.attempts)
+                )
 
     def once(self, number: int, configuration: Configuration) -> None:
         """The model without a server."""
         for callers in configuration.levels:
             command, environment = filled(configuration, 0, "")
             command = [c.replace("{callers}", str(callers)).replace("{seconds}", str(self.seconds)) for c in command]
-            result = calm(command, 60 + self.seconds, env=environment, cwd=configuration.folder)
+            result = calm(command, 60 + self.seconds, self.attempts, env=environment, cwd=configuration.folder)
             self.add(number, configuration, f"{callers} callers", result)
 
     def start(self, number: int, configuration: Configuration) -> None:
@@ -286,6 +288,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=["*"], help="patterns of SERVER:MODEL")
     parser.add_argument("--callers", type=int, nargs="*", help="only these levels of the closed loop")
     parser.add_argument("--closed-only", action="store_true")
+    parser.add_argument("--attempts", type=int, default=3, help="at a measurement that others disturb")
     parser.add_argument("--no-starts", action="store_true")
     parser.add_argument("--minutes", type=float, default=180, help="no round begins after so long")
     parser.add_argument("--go", type=Path, default=ROOT / "bin/inference-server", help="the Go server that is measured")
