@@ -67,7 +67,6 @@ func (p *Plan) unknown(features map[string]*inferencev1.FeatureValue) []fault.Vi
 
 // put writes a feature's value to its place, or says what is wrong with it.
 func (p *Plan) put(f *source, value *inferencev1.FeatureValue, row []tensor.Tensor) *fault.Violation {
-	in := &p.inputs[f.input]
 	if f.scalar {
 		return f.putScalar(value, &row[f.input])
 	}
@@ -75,23 +74,34 @@ func (p *Plan) put(f *source, value *inferencev1.FeatureValue, row []tensor.Tens
 	if values < 0 {
 		return f.violation(fault.FeatureTypeMismatch, "expected %s, got %s", f.expected(), kind(value))
 	}
-	if f.count < 0 {
-		if f.unit == 0 && values > 0 || f.unit > 0 && int64(values)%f.unit != 0 {
-			return f.violation(fault.FeatureShapeMismatch, "expected a multiple of %d values, got %d", f.unit, values)
-		}
-		if f.most > 0 && f.unit > 0 && int64(values)/f.unit > f.most {
-			return f.violation(fault.FeatureShapeMismatch, "expected at most %d values, got %d", f.most*f.unit, values)
-		}
-		shape := slices.Clone(in.shape)
-		shape[in.open] = 0
-		if f.unit > 0 {
-			shape[in.open] = int64(values) / f.unit
-		}
-		row[f.input] = tensor.Make(in.spec.DType, shape)
-	} else if int64(values) != f.count {
-		return f.violation(fault.FeatureShapeMismatch, "expected %d values, got %d", f.count, values)
+	if v := p.room(f, values, row); v != nil {
+		return v
 	}
 	return f.putArray(value, &row[f.input])
+}
+
+// room makes room for an array of so many values where its shape is open, and says what is wrong with their number.
+func (p *Plan) room(f *source, values int, row []tensor.Tensor) *fault.Violation {
+	if f.count >= 0 {
+		if int64(values) != f.count {
+			return f.violation(fault.FeatureShapeMismatch, "expected %d values, got %d", f.count, values)
+		}
+		return nil
+	}
+	if f.unit == 0 && values > 0 || f.unit > 0 && int64(values)%f.unit != 0 {
+		return f.violation(fault.FeatureShapeMismatch, "expected a multiple of %d values, got %d", f.unit, values)
+	}
+	if f.most > 0 && f.unit > 0 && int64(values)/f.unit > f.most {
+		return f.violation(fault.FeatureShapeMismatch, "expected at most %d values, got %d", f.most*f.unit, values)
+	}
+	in := &p.inputs[f.input]
+	shape := slices.Clone(in.shape)
+	shape[in.open] = 0
+	if f.unit > 0 {
+		shape[in.open] = int64(values) / f.unit
+	}
+	row[f.input] = tensor.Make(in.spec.DType, shape)
+	return nil
 }
 
 func (f *source) putScalar(value *inferencev1.FeatureValue, t *tensor.Tensor) *fault.Violation {
