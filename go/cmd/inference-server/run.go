@@ -184,6 +184,7 @@ func serve(ctx context.Context, live *live, library *ort.Runtime, path string, s
 		MaxRequest:           settings.MaxRequest,
 		MaxOutputBytes:       settings.MaxOutputBytes,
 		ConnectionGrace:      settings.DrainGrace,
+		FastDecode:           settings.FastDecode,
 	}
 	grpc := server.New(options)
 	served := make(chan error, 2)

@@ -55,6 +55,7 @@ type Config struct {
 	MaxHeaderBytes       int
 	MaxOutputBytes       int64 // of one execution for one request
 	RequestLogPPM        int   // 0 to 1000000
+	FastDecode           bool
 
 	written *serverconfigv1.ServerConfig // what it was checked from
 }
@@ -155,6 +156,7 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 	}
 	c.Reflection = orDefault(m.Reflection, loopback)
 	c.AdminReflection = orDefault(m.Reflection, true)
+	c.FastDecode = orDefault(m.FastDecode, true)
 	if c.GPU, err = gpu(m.GetDevice()); err != nil {
 		return c, err
 	}

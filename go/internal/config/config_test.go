@@ -44,6 +44,7 @@ func TestDefaults(t *testing.T) {
 		AdminReflection: true, RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
 		GPU: -1, Processes: 1, Batching: Batching{Policy: Auto, MaxBatchRows: 64, MaxQueueRows: 1024},
 		MaxRequest: 5 * time.Minute, MaxConnectionAge: 30 * time.Minute, MaxConcurrentStreams: 1024, MaxHeaderBytes: 64 << 10, MaxOutputBytes: 100 << 20,
+		FastDecode: true,
 	}
 	c.written = nil
 	if !reflect.DeepEqual(c, want) {
@@ -102,6 +103,7 @@ max_concurrent_streams: 2
 max_header_bytes: 4096
 max_output_bytes: 1024
 request_log_ppm: 1000000
+fast_decode: false
 model_settings:
 `
 	json := `{"models": "` + models + `", "listen": "[::1]:0", "http": "off", "requireManifest": true, "reflection": false, "maxMessageBytes": "2048",
@@ -109,7 +111,7 @@ model_settings:
 		"adminListen": "off", "staging": "` + staging + `", "repositoryPollMs": 0, "allowIntegerDivision": true, "admissionCache": "off",
 		"admissionTimeoutMs": 5e3, "admissionMemoryBytes": "1073741824",
 		"device": "cuda:2", "batching": "inline", "maxBatchRows": 1024, "maxDelayMs": 1000, "maxQueueRows": 1, "executors": 256, "maxRequestMs": 9,
-		"maxConnectionAgeMs": 0, "maxConcurrentStreams": 2, "maxHeaderBytes": 4096, "maxOutputBytes": "1024", "requestLogPpm": 1000000, "modelSettings": {}}`
+		"maxConnectionAgeMs": 0, "maxConcurrentStreams": 2, "maxHeaderBytes": 4096, "maxOutputBytes": "1024", "requestLogPpm": 1000000, "fastDecode": false, "modelSettings": {}}`
 	flags := []string{
 		"--models", models, "--listen=[::1]:0", "--http=off", "--require-manifest", "--reflection=false", "--max-message-bytes=2048", "--max-batch-requests", "7",
 		"--drain-delay-ms=5", "--drain-grace-ms=0", "--intra-op-threads=3", "--onnxruntime=lib.so",
@@ -117,10 +119,10 @@ model_settings:
 		"--admission-timeout-ms=5000", "--admission-memory-bytes=1073741824",
 		"--device=cuda:2", "--processes=1", "--batching=inline", "--max-batch-rows=1024", "--max-delay-ms=1000", "--max-queue-rows=1", "--executors=256",
 		"--max-request-ms=9", "--max-connection-age-ms=0", "--max-concurrent-streams=2", "--max-header-bytes=4096", "--max-output-bytes=1024",
-		"--request-log-ppm=1000000",
+		"--request-log-ppm=1000000", "--fast-decode=false",
 	}
 	other := filepath.Join(t.TempDir(), "other.yaml")
-	write(t, other, "max_batch_requests: 1\nhttp: 127.0.0.1:1\nreflection: true\n")
+	write(t, other, "max_batch_requests: 1\nhttp: 127.0.0.1:1\nreflection: true\nfast_decode: true\n")
 	for name, args := range map[string][]string{
 		"yaml":  {"--config", write(t, filepath.Join(t.TempDir(), "c.yaml"), yaml)},
 		"json":  {"--config", write(t, filepath.Join(t.TempDir(), "c.json"), json)},

@@ -63,6 +63,7 @@ var usage = map[protoreflect.Name][2]string{
 	"max_header_bytes":       {"N", "largest headers of a call, at least 4096 (default 65536)"},
 	"max_output_bytes":       {"N", "largest outputs of one execution for one request, at least 1024 (default: max_message_bytes)"},
 	"request_log_ppm":        {"N", "share of requests that are logged, in parts of a million (default 0)"},
+	"fast_decode":            {"", "decode features straight into tensors where they are plainly right; no answer depends on it (default true)"},
 }
 
 func modelSettingsField() protoreflect.FieldDescriptor {

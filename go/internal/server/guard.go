@@ -40,9 +40,17 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
 	}
-	if f.size = data.Len(); f.size <= f.limit {
-		f.err = c.CodecV2.Unmarshal(data, f.message)
+	if f.size = data.Len(); f.size > f.limit {
+		return nil
 	}
+	message := f.message
+	if q, ok := message.(*quick); ok {
+		if q.decode(data) {
+			return nil
+		}
+		message = q.request
+	}
+	f.err = c.CodecV2.Unmarshal(data, message)
 	return nil
 }
 
@@ -57,6 +65,9 @@ func (s *Server) receive(v any, from func(any) error) error {
 	}
 	if f.err != nil {
 		name := "unknown"
+		if q, ok := v.(*quick); ok {
+			v = q.request
+		}
 		if message, ok := v.(proto.Message); ok {
 			name = string(message.ProtoReflect().Descriptor().FullName())
 		}

@@ -30,22 +30,37 @@ type asked struct {
 }
 
 func (in *inference) Predict(ctx context.Context, request *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
-	begin := time.Now()
+	var ready asked
+	defer func() { ready.release() }()
+	return in.predict(ctx, time.Now(), request, &ready)
+}
+
+// predict answers a request that the server began with at a time. ready is what of it is there already, where it names a version; else it is taken there, and is the caller's to release.
+func (in *inference) predict(
+	ctx context.Context, begin time.Time, request *inferencev1.PredictRequest, ready *asked,
+) (*inferencev1.PredictResponse, error) {
 	if in.server.draining.Load() {
 		return nil, draining()
 	}
 	ctx, cancel := in.server.within(ctx)
 	defer cancel()
 	call := telemetry.CallOf(ctx)
-	a, f := in.ask(call, request)
-	call.Asks(a.id)
-	defer a.release()
-	if f != nil {
-		return nil, in.server.failed(a.id, f)
+	a := ready
+	if a.model != nil {
+		a.id = requestID(request.GetRequestId())
+		call.Answers(a.model.ID, a.model.Version)
+		call.Asks(a.id)
+	} else {
+		var f *fault.Fault
+		*a, f = in.ask(call, request)
+		call.Asks(a.id)
+		if f != nil {
+			return nil, in.server.failed(a.id, f)
+		}
 	}
-	result := a.model.Queue().One(ctx, in.part(&a))
+	result := a.model.Queue().One(ctx, in.part(a))
 	ran(call, &result)
-	response, f := answer(begin, &a, &result)
+	response, f := answer(begin, a, &result)
 	if f != nil {
 		return nil, in.server.refused(ctx, a.id, f)
 	}
@@ -115,7 +130,7 @@ func (in *inference) StreamPredict(request *inferencev1.PredictRequest, stream g
 	}
 	call := telemetry.CallOf(stream.Context())
 	call.Asks(request.GetRequestId())
-	m, f := in.find(request)
+	m, f := in.server.find(request)
 	if f != nil {
 		return f
 	}
@@ -141,21 +156,21 @@ func (a *asked) release() {
 }
 
 // find checks what a request names and how, and finds the version that answers it. The caller releases it.
-func (in *inference) find(request *inferencev1.PredictRequest) (*model.Model, *fault.Fault) {
+func (s *Server) find(request *inferencev1.PredictRequest) (*model.Model, *fault.Fault) {
 	if f := model.CheckName(request.GetModelId(), request.GetModelVersion()); f != nil {
 		return nil, f
 	}
 	if f := model.CheckConfig(request.GetConfig()); f != nil {
 		return nil, f.At(request.GetModelId(), "")
 	}
-	return in.server.options.Repository.Resolve(request.GetModelId(), request.GetModelVersion())
+	return s.options.Repository.Resolve(request.GetModelId(), request.GetModelVersion())
 }
 
 // ask takes a request as far as its tensors. The id is set, and a version may be held, also where that fails.
 func (in *inference) ask(call *telemetry.Call, request *inferencev1.PredictRequest) (asked, *fault.Fault) {
 	a := asked{id: requestID(request.GetRequestId())}
 	var f *fault.Fault
-	if a.model, f = in.find(request); f != nil {
+	if a.model, f = in.server.find(request); f != nil {
 		return a, f
 	}
 	call.Answers(a.model.ID, a.model.Version)

@@ -45,6 +45,7 @@ type Options struct {
 	MaxBatchRequests int
 	Log              *slog.Logger
 	Telemetry        *telemetry.Telemetry // nil: nothing is shown
+	FastDecode       bool                 // the features of Predict are decoded straight into tensors where they are plainly right
 
 	MaxRequest     time.Duration // requests without a deadline, or with a later one, get this; 0 is none
 	MaxOutputBytes int64         // of one request's outputs; 0 is MaxMessageBytes
@@ -67,7 +68,7 @@ type Server struct {
 // New makes a server; Serve starts it.
 func New(options Options) *Server {
 	s := bare(options)
-	s.register(&inferencev1.InferenceService_ServiceDesc, &inference{server: s})
+	s.register(s.inferenceService(), &inference{server: s})
 	s.register(&inferencev1.ModelInference_ServiceDesc, &tensorInference{server: s})
 	s.register(&inferencev1.ModelCatalogService_ServiceDesc, &catalog{server: s})
 	s.register(&healthpb.Health_ServiceDesc, options.Health)

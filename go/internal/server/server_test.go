@@ -88,7 +88,7 @@ func start(t *testing.T, change func(*Options)) *started {
 		t.Fatal(err)
 	}
 	options := Options{
-		Repository: models, Health: health, MaxMessageBytes: 1 << 20, MaxBatchRequests: 100, Reflection: true, Log: log,
+		Repository: models, Health: health, MaxMessageBytes: 1 << 20, MaxBatchRequests: 100, Reflection: true, Log: log, FastDecode: true,
 	}
 	if change != nil {
 		change(&options)

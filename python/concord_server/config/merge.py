@@ -60,6 +60,7 @@ _USAGE = {
         "largest outputs of one execution for one request, at least 1024 (default: max_message_bytes)",
     ),
     "request_log_ppm": ("N", "share of requests that are logged, in parts of a million (default 0)"),
+    "fast_decode": ("", "concerns the Go server only; accepted here without effect (default true)"),
 }
 
 # The one field that is no flag.

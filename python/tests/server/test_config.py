@@ -151,6 +151,7 @@ def test_flags_of_the_engine(tmp_path: Path) -> None:
     )
     flags += " --executors=256 --max-request-ms 9 --max-connection-age-ms 0 --max-concurrent-streams 2"
     flags += " --max-header-bytes 4096 --max-output-bytes 1024 --request-log-ppm 1000000"
+    flags += " --fast-decode=false"  # of the Go server only
     config = parsed(tmp_path, *flags.split())
     assert (config.device, config.processes) == ("cuda:3", 64)
     assert config.batching == Batching("inline", 1024, 1, 1, 256)

@@ -115,6 +115,9 @@ type ServerConfig struct {
 	// Settings of single models by model id; a model that is not there has its settings for when it comes. Only in a file, no flag. What counts
 	// for a model is, in this order: its settings here, its manifest, the server's settings above, be they in a file or flags.
 	ModelSettings map[string]*ModelSettings `protobuf:"bytes,36,rep,name=model_settings,json=modelSettings,proto3" json:"model_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Of the Go server: whether the features of Predict are decoded straight into the model's tensors where they are plainly right; no answer
+	// depends on it. The Python server accepts it, without effect. Default true.
+	FastDecode    *bool `protobuf:"varint,37,opt,name=fast_decode,json=fastDecode,proto3,oneof" json:"fast_decode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -401,6 +404,13 @@ func (x *ServerConfig) GetModelSettings() map[string]*ModelSettings {
 	return nil
 }
 
+func (x *ServerConfig) GetFastDecode() bool {
+	if x != nil && x.FastDecode != nil {
+		return *x.FastDecode
+	}
+	return false
+}
+
 // ModelSettings are settings of one model, all its versions. Fields that are not set leave the server's own settings. Ranges are those of
 // ServerConfig's fields of the same names.
 type ModelSettings struct {
@@ -497,7 +507,7 @@ var File_serverconfig_v1_server_config_proto protoreflect.FileDescriptor
 
 const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\n" +
-	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\x8f\x10\n" +
+	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\xc5\x10\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06models\x18\x01 \x01(\tR\x06models\x12\x1b\n" +
 	"\x06listen\x18\x02 \x01(\tH\x00R\x06listen\x88\x01\x01\x12\x17\n" +
@@ -539,7 +549,9 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x10max_header_bytes\x18! \x01(\x05H\x14R\x0emaxHeaderBytes\x88\x01\x01\x12-\n" +
 	"\x10max_output_bytes\x18\" \x01(\x03H\x15R\x0emaxOutputBytes\x88\x01\x01\x12+\n" +
 	"\x0frequest_log_ppm\x18# \x01(\x05H\x16R\rrequestLogPpm\x88\x01\x01\x12W\n" +
-	"\x0emodel_settings\x18$ \x03(\v20.serverconfig.v1.ServerConfig.ModelSettingsEntryR\rmodelSettings\x1a`\n" +
+	"\x0emodel_settings\x18$ \x03(\v20.serverconfig.v1.ServerConfig.ModelSettingsEntryR\rmodelSettings\x12$\n" +
+	"\vfast_decode\x18% \x01(\bH\x17R\n" +
+	"fastDecode\x88\x01\x01\x1a`\n" +
 	"\x12ModelSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
 	"\x05value\x18\x02 \x01(\v2\x1e.serverconfig.v1.ModelSettingsR\x05value:\x028\x01B\t\n" +
@@ -567,7 +579,8 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x17_max_concurrent_streamsB\x13\n" +
 	"\x11_max_header_bytesB\x13\n" +
 	"\x11_max_output_bytesB\x12\n" +
-	"\x10_request_log_ppm\"\xd4\x02\n" +
+	"\x10_request_log_ppmB\x0e\n" +
+	"\f_fast_decode\"\xd4\x02\n" +
 	"\rModelSettings\x12\x1a\n" +
 	"\bbatching\x18\x01 \x01(\tR\bbatching\x12)\n" +
 	"\x0emax_batch_rows\x18\x02 \x01(\x05H\x00R\fmaxBatchRows\x88\x01\x01\x12%\n" +
