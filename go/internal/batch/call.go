@@ -10,7 +10,7 @@ import (
 
 // All answers the parts of one call and tells each as it is there, one at a time, in no order. Parts that can share an execution come together to the
 // queue, as many as one execution holds of a call; and of those chunks no more at once than can run: the rest of the queue is for others. Once each
-// has returned false, no chunk begins any more.
+// has returned false, no chunk begins any more and nothing more is told.
 func (q *Queue) All(ctx context.Context, parts []Part, each func(i int, result *Result) bool) {
 	setup := q.Setup()
 	q.chunks(ctx, parts, chunksOf(parts, min(setup.CallRows, setup.MaxQueueRows)), setup.Executors, each)
@@ -56,7 +56,10 @@ func (q *Queue) chunks(ctx context.Context, parts []Part, chunks [][]int, atOnce
 				mu.Lock()
 				defer mu.Unlock()
 				for place, i := range chunks[at] {
-					enough = !each(i, &results[place]) || enough
+					if enough {
+						return
+					}
+					enough = !each(i, &results[place])
 				}
 			}()
 		}
