@@ -68,22 +68,24 @@ class HttpListener:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Whatever comes or does not come, the connection ends; whose fault it was is not worth a line in the log.
-        with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(_HEAD_SECONDS):
-                request = _parsed(await reader.readuntil(b"\r\n\r\n"))
-            answer = await self._answer(request)
-            lines = (
-                f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
-                f"Content-Type: {answer.content_type}",
-                f"Content-Length: {len(answer.body)}",
-                "Connection: close",
-            )
-            with_body = request is None or request.method != b"HEAD"
-            async with asyncio.timeout(_WRITE_SECONDS):
-                writer.write("\r\n".join((*lines, "", "")).encode() + (answer.body if with_body else b""))
-                await writer.drain()
-        writer.close()
+        try:
+            # Whatever comes or does not come, the connection ends; whose fault it was is not worth a line in the log.
+            with contextlib.suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                async with asyncio.timeout(_HEAD_SECONDS):
+                    request = _parsed(await reader.readuntil(b"\r\n\r\n"))
+                answer = await self._answer(request)
+                lines = (
+                    f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
+                    f"Content-Type: {answer.content_type}",
+                    f"Content-Length: {len(answer.body)}",
+                    "Connection: close",
+                )
+                with_body = request is None or request.method != b"HEAD"
+                async with asyncio.timeout(_WRITE_SECONDS):
+                    writer.write("\r\n".join((*lines, "", "")).encode() + (answer.body if with_body else b""))
+                    await writer.drain()
+        finally:
+            writer.close()
 
     async def _answer(self, request: _Request | None) -> _Answer:
         if request is None:

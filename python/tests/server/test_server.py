@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import logging
 import re
@@ -242,17 +243,22 @@ async def test_an_answer_that_is_too_large(start: Start, kit: SimpleNamespace) -
 async def proxied(running: Running, compression: grpc.Compression | None, kit: SimpleNamespace, **options: Any) -> int:
     """The bytes that an answer of 300 KB takes on its way back."""
     seen = 0
+    serving: list[asyncio.Task[Any] | None] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
         host, port = running.target.split(":")
         back_reader, back_writer = await asyncio.open_connection(host, int(port))
 
         async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter, count: bool) -> None:
             nonlocal seen
-            while data := await source.read(1 << 16):
-                seen += len(data) if count else 0
-                sink.write(data)
-            sink.close()
+            try:
+                with contextlib.suppress(OSError):
+                    while data := await source.read(1 << 16):
+                        seen += len(data) if count else 0
+                        sink.write(data)
+            finally:
+                sink.close()
 
         await asyncio.gather(pipe(reader, back_writer, False), pipe(back_reader, writer, True))
 
@@ -264,6 +270,8 @@ async def proxied(running: Running, compression: grpc.Compression | None, kit: S
             request.SerializeToString(), timeout=kit.LIMIT, compression=compression
         )
     server.close()
+    async with asyncio.timeout(kit.LIMIT):  # no connection is left for the garbage of a later test
+        await asyncio.gather(*(task for task in serving if task is not None))
     assert PredictResponse.FromString(data).request_id == request.request_id
     return seen
 
