@@ -112,6 +112,11 @@ const (
 	ErrorReason_ERROR_REASON_LABEL_INVALID ErrorReason = 38
 	// [FAILED_PRECONDITION] The server has no staging directory.
 	ErrorReason_ERROR_REASON_STAGING_UNSET ErrorReason = 39
+	// [INVALID_ARGUMENT] The prompt has more tokens than the model's context leaves room for; the message tells both numbers.
+	ErrorReason_ERROR_REASON_PROMPT_TOO_LONG ErrorReason = 40
+	// [INVALID_ARGUMENT] The prompt is none: neither prompt nor messages or both, messages that are no JSON list of roles and contents, a
+	// combination of features that excludes itself, or one that the model's chat template refuses.
+	ErrorReason_ERROR_REASON_PROMPT_INVALID ErrorReason = 41
 )
 
 // Enum value maps for ErrorReason.
@@ -157,6 +162,8 @@ var (
 		37: "ERROR_REASON_VERSION_EXISTS",
 		38: "ERROR_REASON_LABEL_INVALID",
 		39: "ERROR_REASON_STAGING_UNSET",
+		40: "ERROR_REASON_PROMPT_TOO_LONG",
+		41: "ERROR_REASON_PROMPT_INVALID",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -199,6 +206,8 @@ var (
 		"ERROR_REASON_VERSION_EXISTS":         37,
 		"ERROR_REASON_LABEL_INVALID":          38,
 		"ERROR_REASON_STAGING_UNSET":          39,
+		"ERROR_REASON_PROMPT_TOO_LONG":        40,
+		"ERROR_REASON_PROMPT_INVALID":         41,
 	}
 )
 
@@ -233,8 +242,7 @@ var File_inference_v1_errors_proto protoreflect.FileDescriptor
 
 const file_inference_v1_errors_proto_rawDesc = "" +
 	"\n" +
-	"\x19inference/v1/errors.proto\x12\finference.v1*\xf9\n" +
-	"\n" +
+	"\x19inference/v1/errors.proto\x12\finference.v1*\xbc\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_MODEL_NOT_FOUND\x10\x01\x12\"\n" +
@@ -276,7 +284,9 @@ const file_inference_v1_errors_proto_rawDesc = "" +
 	"\x1eERROR_REASON_SERVICE_NOT_FOUND\x10$\x12\x1f\n" +
 	"\x1bERROR_REASON_VERSION_EXISTS\x10%\x12\x1e\n" +
 	"\x1aERROR_REASON_LABEL_INVALID\x10&\x12\x1e\n" +
-	"\x1aERROR_REASON_STAGING_UNSET\x10'BFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3"
+	"\x1aERROR_REASON_STAGING_UNSET\x10'\x12 \n" +
+	"\x1cERROR_REASON_PROMPT_TOO_LONG\x10(\x12\x1f\n" +
+	"\x1bERROR_REASON_PROMPT_INVALID\x10)BFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3"
 
 var (
 	file_inference_v1_errors_proto_rawDescOnce sync.Once

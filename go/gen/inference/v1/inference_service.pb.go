@@ -659,7 +659,11 @@ type PredictResponse struct {
 	// Where the time went.
 	Timing *Timing `protobuf:"bytes,6,opt,name=timing,proto3" json:"timing,omitempty"`
 	// The seed of a sampled generation; 0 where nothing was sampled.
-	Seed          uint64 `protobuf:"varint,7,opt,name=seed,proto3" json:"seed,omitempty"`
+	Seed uint64 `protobuf:"varint,7,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Text generation: why it ended. Its text is outputs["text"], the ids of its tokens are outputs["token_ids"].
+	FinishReason FinishReason `protobuf:"varint,8,opt,name=finish_reason,json=finishReason,proto3,enum=inference.v1.FinishReason" json:"finish_reason,omitempty"`
+	// Text generation: tokens counted.
+	Usage         *Usage `protobuf:"bytes,9,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -741,6 +745,20 @@ func (x *PredictResponse) GetSeed() uint64 {
 		return x.Seed
 	}
 	return 0
+}
+
+func (x *PredictResponse) GetFinishReason() FinishReason {
+	if x != nil {
+		return x.FinishReason
+	}
+	return FinishReason_FINISH_REASON_UNSPECIFIED
+}
+
+func (x *PredictResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
 }
 
 // PredictToken is one message of a stream.
@@ -1243,7 +1261,7 @@ const file_inference_v1_inference_service_proto_rawDesc = "" +
 	"\x04seed\x18\x04 \x01(\x04H\x00R\x04seed\x88\x01\x01\x12\x12\n" +
 	"\x04stop\x18\x05 \x03(\tR\x04stop\x12\x13\n" +
 	"\x05top_k\x18\x06 \x01(\x05R\x04topKB\a\n" +
-	"\x05_seed\"\xe6\x03\n" +
+	"\x05_seed\"\xd2\x04\n" +
 	"\x0fPredictResponse\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12P\n" +
@@ -1253,7 +1271,9 @@ const file_inference_v1_inference_service_proto_rawDesc = "" +
 	"\rmodel_version\x18\x04 \x01(\tR\fmodelVersion\x12D\n" +
 	"\aoutputs\x18\x05 \x03(\v2*.inference.v1.PredictResponse.OutputsEntryR\aoutputs\x12,\n" +
 	"\x06timing\x18\x06 \x01(\v2\x14.inference.v1.TimingR\x06timing\x12\x12\n" +
-	"\x04seed\x18\a \x01(\x04R\x04seed\x1a>\n" +
+	"\x04seed\x18\a \x01(\x04R\x04seed\x12?\n" +
+	"\rfinish_reason\x18\b \x01(\x0e2\x1a.inference.v1.FinishReasonR\ffinishReason\x12)\n" +
+	"\x05usage\x18\t \x01(\v2\x13.inference.v1.UsageR\x05usage\x1a>\n" +
 	"\x10PredictionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x02R\x05value:\x028\x01\x1aV\n" +
@@ -1351,29 +1371,31 @@ var file_inference_v1_inference_service_proto_depIdxs = []int32{
 	17, // 5: inference.v1.PredictResponse.predictions:type_name -> inference.v1.PredictResponse.PredictionsEntry
 	18, // 6: inference.v1.PredictResponse.outputs:type_name -> inference.v1.PredictResponse.OutputsEntry
 	19, // 7: inference.v1.PredictResponse.timing:type_name -> inference.v1.Timing
-	0,  // 8: inference.v1.PredictToken.finish_reason:type_name -> inference.v1.FinishReason
-	10, // 9: inference.v1.PredictToken.usage:type_name -> inference.v1.Usage
-	19, // 10: inference.v1.PredictToken.timing:type_name -> inference.v1.Timing
-	2,  // 11: inference.v1.BatchPredictRequest.requests:type_name -> inference.v1.PredictRequest
-	13, // 12: inference.v1.BatchPredictResponse.results:type_name -> inference.v1.BatchPredictResult
-	8,  // 13: inference.v1.BatchPredictResult.response:type_name -> inference.v1.PredictResponse
-	20, // 14: inference.v1.BatchPredictResult.error:type_name -> google.rpc.Status
-	1,  // 15: inference.v1.HealthCheckResponse.status:type_name -> inference.v1.HealthCheckResponse.ServingStatus
-	3,  // 16: inference.v1.PredictRequest.FeaturesEntry.value:type_name -> inference.v1.FeatureValue
-	3,  // 17: inference.v1.PredictResponse.OutputsEntry.value:type_name -> inference.v1.FeatureValue
-	2,  // 18: inference.v1.InferenceService.Predict:input_type -> inference.v1.PredictRequest
-	2,  // 19: inference.v1.InferenceService.StreamPredict:input_type -> inference.v1.PredictRequest
-	11, // 20: inference.v1.InferenceService.BatchPredict:input_type -> inference.v1.BatchPredictRequest
-	14, // 21: inference.v1.InferenceService.Check:input_type -> inference.v1.HealthCheckRequest
-	8,  // 22: inference.v1.InferenceService.Predict:output_type -> inference.v1.PredictResponse
-	9,  // 23: inference.v1.InferenceService.StreamPredict:output_type -> inference.v1.PredictToken
-	12, // 24: inference.v1.InferenceService.BatchPredict:output_type -> inference.v1.BatchPredictResponse
-	15, // 25: inference.v1.InferenceService.Check:output_type -> inference.v1.HealthCheckResponse
-	22, // [22:26] is the sub-list for method output_type
-	18, // [18:22] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	0,  // 8: inference.v1.PredictResponse.finish_reason:type_name -> inference.v1.FinishReason
+	10, // 9: inference.v1.PredictResponse.usage:type_name -> inference.v1.Usage
+	0,  // 10: inference.v1.PredictToken.finish_reason:type_name -> inference.v1.FinishReason
+	10, // 11: inference.v1.PredictToken.usage:type_name -> inference.v1.Usage
+	19, // 12: inference.v1.PredictToken.timing:type_name -> inference.v1.Timing
+	2,  // 13: inference.v1.BatchPredictRequest.requests:type_name -> inference.v1.PredictRequest
+	13, // 14: inference.v1.BatchPredictResponse.results:type_name -> inference.v1.BatchPredictResult
+	8,  // 15: inference.v1.BatchPredictResult.response:type_name -> inference.v1.PredictResponse
+	20, // 16: inference.v1.BatchPredictResult.error:type_name -> google.rpc.Status
+	1,  // 17: inference.v1.HealthCheckResponse.status:type_name -> inference.v1.HealthCheckResponse.ServingStatus
+	3,  // 18: inference.v1.PredictRequest.FeaturesEntry.value:type_name -> inference.v1.FeatureValue
+	3,  // 19: inference.v1.PredictResponse.OutputsEntry.value:type_name -> inference.v1.FeatureValue
+	2,  // 20: inference.v1.InferenceService.Predict:input_type -> inference.v1.PredictRequest
+	2,  // 21: inference.v1.InferenceService.StreamPredict:input_type -> inference.v1.PredictRequest
+	11, // 22: inference.v1.InferenceService.BatchPredict:input_type -> inference.v1.BatchPredictRequest
+	14, // 23: inference.v1.InferenceService.Check:input_type -> inference.v1.HealthCheckRequest
+	8,  // 24: inference.v1.InferenceService.Predict:output_type -> inference.v1.PredictResponse
+	9,  // 25: inference.v1.InferenceService.StreamPredict:output_type -> inference.v1.PredictToken
+	12, // 26: inference.v1.InferenceService.BatchPredict:output_type -> inference.v1.BatchPredictResponse
+	15, // 27: inference.v1.InferenceService.Check:output_type -> inference.v1.HealthCheckResponse
+	24, // [24:28] is the sub-list for method output_type
+	20, // [20:24] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_inference_v1_inference_service_proto_init() }

@@ -614,8 +614,17 @@ type Execution struct {
 	// Why the version's requests never share an execution although its manifest says that they may; empty where they do, or where the
 	// manifest does not say so.
 	UnbatchableReason string `protobuf:"bytes,10,opt,name=unbatchable_reason,json=unbatchableReason,proto3" json:"unbatchable_reason,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Text generation: most generations at once; others wait. 0 for models of other kinds, as the three below.
+	GenerationSlots int32 `protobuf:"varint,11,opt,name=generation_slots,json=generationSlots,proto3" json:"generation_slots,omitempty"`
+	// Text generation: most tokens of a prompt and its generated text together. Never more than the model's own context; less where the memory
+	// of ServerConfig.max_kv_bytes, divided among the slots, holds less.
+	ContextLength int32 `protobuf:"varint,12,opt,name=context_length,json=contextLength,proto3" json:"context_length,omitempty"`
+	// Text generation: memory of the keys and values of all slots, in bytes. It is taken as it is used.
+	KvCacheBytes int64 `protobuf:"varint,13,opt,name=kv_cache_bytes,json=kvCacheBytes,proto3" json:"kv_cache_bytes,omitempty"`
+	// Text generation: most tokens of a prompt in one execution.
+	PrefillChunkTokens int32 `protobuf:"varint,14,opt,name=prefill_chunk_tokens,json=prefillChunkTokens,proto3" json:"prefill_chunk_tokens,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Execution) Reset() {
@@ -716,6 +725,34 @@ func (x *Execution) GetUnbatchableReason() string {
 		return x.UnbatchableReason
 	}
 	return ""
+}
+
+func (x *Execution) GetGenerationSlots() int32 {
+	if x != nil {
+		return x.GenerationSlots
+	}
+	return 0
+}
+
+func (x *Execution) GetContextLength() int32 {
+	if x != nil {
+		return x.ContextLength
+	}
+	return 0
+}
+
+func (x *Execution) GetKvCacheBytes() int64 {
+	if x != nil {
+		return x.KvCacheBytes
+	}
+	return 0
+}
+
+func (x *Execution) GetPrefillChunkTokens() int32 {
+	if x != nil {
+		return x.PrefillChunkTokens
+	}
+	return 0
 }
 
 // Measurement is what one execution took at load.
@@ -1274,7 +1311,7 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\n" +
 	"ready_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\treadyTime\x12.\n" +
 	"\aquality\x18\x10 \x03(\v2\x14.inference.v1.MetricR\aquality\x125\n" +
-	"\texecution\x18\x11 \x01(\v2\x17.inference.v1.ExecutionR\texecution\"\xa4\x03\n" +
+	"\texecution\x18\x11 \x01(\v2\x17.inference.v1.ExecutionR\texecution\"\xce\x04\n" +
 	"\tExecution\x124\n" +
 	"\x06policy\x18\x01 \x01(\x0e2\x1c.inference.v1.BatchingPolicyR\x06policy\x122\n" +
 	"\x06source\x18\x02 \x01(\x0e2\x1a.inference.v1.PolicySourceR\x06source\x12\x1c\n" +
@@ -1287,7 +1324,11 @@ const file_inference_v1_model_proto_rawDesc = "" +
 	"\tcpu_nodes\x18\b \x01(\x05R\bcpuNodes\x12=\n" +
 	"\fmeasurements\x18\t \x03(\v2\x19.inference.v1.MeasurementR\fmeasurements\x12-\n" +
 	"\x12unbatchable_reason\x18\n" +
-	" \x01(\tR\x11unbatchableReason\"E\n" +
+	" \x01(\tR\x11unbatchableReason\x12)\n" +
+	"\x10generation_slots\x18\v \x01(\x05R\x0fgenerationSlots\x12%\n" +
+	"\x0econtext_length\x18\f \x01(\x05R\rcontextLength\x12$\n" +
+	"\x0ekv_cache_bytes\x18\r \x01(\x03R\fkvCacheBytes\x120\n" +
+	"\x14prefill_chunk_tokens\x18\x0e \x01(\x05R\x12prefillChunkTokens\"E\n" +
 	"\vMeasurement\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\x05R\x04rows\x12\"\n" +
 	"\fmicroseconds\x18\x02 \x01(\x01R\fmicroseconds\"F\n" +

@@ -29,12 +29,16 @@ type Timing struct {
 	// Time the request waited for an executor, in milliseconds, at least 0.
 	QueueMs float32 `protobuf:"fixed32,1,opt,name=queue_ms,json=queueMs,proto3" json:"queue_ms,omitempty"`
 	// Time of the ONNX Runtime call that held this request's rows, in milliseconds, at least 0.
-	// Requests that were executed together each report the whole call.
+	// Requests that were executed together each report the whole call. Text generation: the sum of the calls that it had a part in.
 	ComputeMs float32 `protobuf:"fixed32,2,opt,name=compute_ms,json=computeMs,proto3" json:"compute_ms,omitempty"`
-	// Rows in the executed batch that held this request, at least 1.
-	BatchRows     int32 `protobuf:"varint,3,opt,name=batch_rows,json=batchRows,proto3" json:"batch_rows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Rows in the executed batch that held this request, at least 1. Text generation: the most streams that shared a call with it, itself included.
+	BatchRows int32 `protobuf:"varint,3,opt,name=batch_rows,json=batchRows,proto3" json:"batch_rows,omitempty"`
+	// Text generation: time from the request's arrival at the server to its first token, in milliseconds, at least 0; 0 where there was no token.
+	TimeToFirstTokenMs float32 `protobuf:"fixed32,4,opt,name=time_to_first_token_ms,json=timeToFirstTokenMs,proto3" json:"time_to_first_token_ms,omitempty"`
+	// Text generation: tokens after the first, by the seconds between the first and the last; 0 where there were fewer than two.
+	TokensPerSecond float32 `protobuf:"fixed32,5,opt,name=tokens_per_second,json=tokensPerSecond,proto3" json:"tokens_per_second,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Timing) Reset() {
@@ -88,17 +92,33 @@ func (x *Timing) GetBatchRows() int32 {
 	return 0
 }
 
+func (x *Timing) GetTimeToFirstTokenMs() float32 {
+	if x != nil {
+		return x.TimeToFirstTokenMs
+	}
+	return 0
+}
+
+func (x *Timing) GetTokensPerSecond() float32 {
+	if x != nil {
+		return x.TokensPerSecond
+	}
+	return 0
+}
+
 var File_inference_v1_timing_proto protoreflect.FileDescriptor
 
 const file_inference_v1_timing_proto_rawDesc = "" +
 	"\n" +
-	"\x19inference/v1/timing.proto\x12\finference.v1\"a\n" +
+	"\x19inference/v1/timing.proto\x12\finference.v1\"\xc1\x01\n" +
 	"\x06Timing\x12\x19\n" +
 	"\bqueue_ms\x18\x01 \x01(\x02R\aqueueMs\x12\x1d\n" +
 	"\n" +
 	"compute_ms\x18\x02 \x01(\x02R\tcomputeMs\x12\x1d\n" +
 	"\n" +
-	"batch_rows\x18\x03 \x01(\x05R\tbatchRowsBFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3"
+	"batch_rows\x18\x03 \x01(\x05R\tbatchRows\x122\n" +
+	"\x16time_to_first_token_ms\x18\x04 \x01(\x02R\x12timeToFirstTokenMs\x12*\n" +
+	"\x11tokens_per_second\x18\x05 \x01(\x02R\x0ftokensPerSecondBFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3"
 
 var (
 	file_inference_v1_timing_proto_rawDescOnce sync.Once

@@ -117,9 +117,20 @@ type ServerConfig struct {
 	ModelSettings map[string]*ModelSettings `protobuf:"bytes,36,rep,name=model_settings,json=modelSettings,proto3" json:"model_settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Of the Go server: whether the features of Predict are decoded straight into the model's tensors where they are plainly right; no answer
 	// depends on it. The Python server accepts it, without effect. Default true.
-	FastDecode    *bool `protobuf:"varint,37,opt,name=fast_decode,json=fastDecode,proto3,oneof" json:"fast_decode,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	FastDecode *bool `protobuf:"varint,37,opt,name=fast_decode,json=fastDecode,proto3,oneof" json:"fast_decode,omitempty"`
+	// Most generations at once of one version of a text generator, 1 to 64. Default 8. Others wait, at most max_queue_rows of them.
+	GenerationSlots *int32 `protobuf:"varint,38,opt,name=generation_slots,json=generationSlots,proto3,oneof" json:"generation_slots,omitempty"`
+	// Most memory for the keys and values of one version of a text generator, in bytes, at least 1048576 (1 MiB), divided evenly among its slots.
+	// Default 1073741824 (1 GiB). Where it holds less than the model's context, the context is shorter, as the catalog tells.
+	MaxKvBytes *int64 `protobuf:"varint,39,opt,name=max_kv_bytes,json=maxKvBytes,proto3,oneof" json:"max_kv_bytes,omitempty"`
+	// Most tokens of a prompt in one execution of a text generator, 1 to 8192. Default 512. While others generate it is fewer, so that
+	// they do not stall.
+	PrefillChunkTokens *int32 `protobuf:"varint,40,opt,name=prefill_chunk_tokens,json=prefillChunkTokens,proto3,oneof" json:"prefill_chunk_tokens,omitempty"`
+	// File of ONNX Runtime GenAI's C library, which text generators need for their tokenizers. Default: beside the server's libonnxruntime, or of
+	// the Python package onnxruntime-genai. Where it is missing, text generators are refused, and nothing else is.
+	OnnxruntimeGenai string `protobuf:"bytes,41,opt,name=onnxruntime_genai,json=onnxruntimeGenai,proto3" json:"onnxruntime_genai,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ServerConfig) Reset() {
@@ -411,6 +422,34 @@ func (x *ServerConfig) GetFastDecode() bool {
 	return false
 }
 
+func (x *ServerConfig) GetGenerationSlots() int32 {
+	if x != nil && x.GenerationSlots != nil {
+		return *x.GenerationSlots
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetMaxKvBytes() int64 {
+	if x != nil && x.MaxKvBytes != nil {
+		return *x.MaxKvBytes
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetPrefillChunkTokens() int32 {
+	if x != nil && x.PrefillChunkTokens != nil {
+		return *x.PrefillChunkTokens
+	}
+	return 0
+}
+
+func (x *ServerConfig) GetOnnxruntimeGenai() string {
+	if x != nil {
+		return x.OnnxruntimeGenai
+	}
+	return ""
+}
+
 // ModelSettings are settings of one model, all its versions. Fields that are not set leave the server's own settings. Ranges are those of
 // ServerConfig's fields of the same names.
 type ModelSettings struct {
@@ -427,8 +466,14 @@ type ModelSettings struct {
 	Executors *int32 `protobuf:"varint,5,opt,name=executors,proto3,oneof" json:"executors,omitempty"`
 	// See ServerConfig.intra_op_threads. Applies to versions loaded from then on.
 	IntraOpThreads *int32 `protobuf:"varint,6,opt,name=intra_op_threads,json=intraOpThreads,proto3,oneof" json:"intra_op_threads,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// See ServerConfig.generation_slots. Applies to versions loaded from then on.
+	GenerationSlots *int32 `protobuf:"varint,7,opt,name=generation_slots,json=generationSlots,proto3,oneof" json:"generation_slots,omitempty"`
+	// See ServerConfig.max_kv_bytes. Applies to versions loaded from then on.
+	MaxKvBytes *int64 `protobuf:"varint,8,opt,name=max_kv_bytes,json=maxKvBytes,proto3,oneof" json:"max_kv_bytes,omitempty"`
+	// See ServerConfig.prefill_chunk_tokens. Applies to versions loaded from then on.
+	PrefillChunkTokens *int32 `protobuf:"varint,9,opt,name=prefill_chunk_tokens,json=prefillChunkTokens,proto3,oneof" json:"prefill_chunk_tokens,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *ModelSettings) Reset() {
@@ -503,11 +548,32 @@ func (x *ModelSettings) GetIntraOpThreads() int32 {
 	return 0
 }
 
+func (x *ModelSettings) GetGenerationSlots() int32 {
+	if x != nil && x.GenerationSlots != nil {
+		return *x.GenerationSlots
+	}
+	return 0
+}
+
+func (x *ModelSettings) GetMaxKvBytes() int64 {
+	if x != nil && x.MaxKvBytes != nil {
+		return *x.MaxKvBytes
+	}
+	return 0
+}
+
+func (x *ModelSettings) GetPrefillChunkTokens() int32 {
+	if x != nil && x.PrefillChunkTokens != nil {
+		return *x.PrefillChunkTokens
+	}
+	return 0
+}
+
 var File_serverconfig_v1_server_config_proto protoreflect.FileDescriptor
 
 const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\n" +
-	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\xc5\x10\n" +
+	"#serverconfig/v1/server_config.proto\x12\x0fserverconfig.v1\"\xbf\x12\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06models\x18\x01 \x01(\tR\x06models\x12\x1b\n" +
 	"\x06listen\x18\x02 \x01(\tH\x00R\x06listen\x88\x01\x01\x12\x17\n" +
@@ -551,7 +617,12 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x0frequest_log_ppm\x18# \x01(\x05H\x16R\rrequestLogPpm\x88\x01\x01\x12W\n" +
 	"\x0emodel_settings\x18$ \x03(\v20.serverconfig.v1.ServerConfig.ModelSettingsEntryR\rmodelSettings\x12$\n" +
 	"\vfast_decode\x18% \x01(\bH\x17R\n" +
-	"fastDecode\x88\x01\x01\x1a`\n" +
+	"fastDecode\x88\x01\x01\x12.\n" +
+	"\x10generation_slots\x18& \x01(\x05H\x18R\x0fgenerationSlots\x88\x01\x01\x12%\n" +
+	"\fmax_kv_bytes\x18' \x01(\x03H\x19R\n" +
+	"maxKvBytes\x88\x01\x01\x125\n" +
+	"\x14prefill_chunk_tokens\x18( \x01(\x05H\x1aR\x12prefillChunkTokens\x88\x01\x01\x12+\n" +
+	"\x11onnxruntime_genai\x18) \x01(\tR\x10onnxruntimeGenai\x1a`\n" +
 	"\x12ModelSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x124\n" +
 	"\x05value\x18\x02 \x01(\v2\x1e.serverconfig.v1.ModelSettingsR\x05value:\x028\x01B\t\n" +
@@ -580,7 +651,10 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"\x11_max_header_bytesB\x13\n" +
 	"\x11_max_output_bytesB\x12\n" +
 	"\x10_request_log_ppmB\x0e\n" +
-	"\f_fast_decode\"\xd4\x02\n" +
+	"\f_fast_decodeB\x13\n" +
+	"\x11_generation_slotsB\x0f\n" +
+	"\r_max_kv_bytesB\x17\n" +
+	"\x15_prefill_chunk_tokens\"\xa1\x04\n" +
 	"\rModelSettings\x12\x1a\n" +
 	"\bbatching\x18\x01 \x01(\tR\bbatching\x12)\n" +
 	"\x0emax_batch_rows\x18\x02 \x01(\x05H\x00R\fmaxBatchRows\x88\x01\x01\x12%\n" +
@@ -588,13 +662,20 @@ const file_serverconfig_v1_server_config_proto_rawDesc = "" +
 	"maxDelayMs\x88\x01\x01\x12)\n" +
 	"\x0emax_queue_rows\x18\x04 \x01(\x05H\x02R\fmaxQueueRows\x88\x01\x01\x12!\n" +
 	"\texecutors\x18\x05 \x01(\x05H\x03R\texecutors\x88\x01\x01\x12-\n" +
-	"\x10intra_op_threads\x18\x06 \x01(\x05H\x04R\x0eintraOpThreads\x88\x01\x01B\x11\n" +
+	"\x10intra_op_threads\x18\x06 \x01(\x05H\x04R\x0eintraOpThreads\x88\x01\x01\x12.\n" +
+	"\x10generation_slots\x18\a \x01(\x05H\x05R\x0fgenerationSlots\x88\x01\x01\x12%\n" +
+	"\fmax_kv_bytes\x18\b \x01(\x03H\x06R\n" +
+	"maxKvBytes\x88\x01\x01\x125\n" +
+	"\x14prefill_chunk_tokens\x18\t \x01(\x05H\aR\x12prefillChunkTokens\x88\x01\x01B\x11\n" +
 	"\x0f_max_batch_rowsB\x0f\n" +
 	"\r_max_delay_msB\x11\n" +
 	"\x0f_max_queue_rowsB\f\n" +
 	"\n" +
 	"_executorsB\x13\n" +
-	"\x11_intra_op_threadsBLZJgithub.com/concord-inference/concord/go/gen/serverconfig/v1;serverconfigv1b\x06proto3"
+	"\x11_intra_op_threadsB\x13\n" +
+	"\x11_generation_slotsB\x0f\n" +
+	"\r_max_kv_bytesB\x17\n" +
+	"\x15_prefill_chunk_tokensBLZJgithub.com/concord-inference/concord/go/gen/serverconfig/v1;serverconfigv1b\x06proto3"
 
 var (
 	file_serverconfig_v1_server_config_proto_rawDescOnce sync.Once

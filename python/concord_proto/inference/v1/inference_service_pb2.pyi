@@ -97,7 +97,7 @@ class InferenceConfig(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., max_tokens: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("request_id", "predictions", "latency_ms", "model_version", "outputs", "timing", "seed")
+    __slots__ = ("request_id", "predictions", "latency_ms", "model_version", "outputs", "timing", "seed", "finish_reason", "usage")
     class PredictionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,8 @@ class PredictResponse(_message.Message):
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     predictions: _containers.ScalarMap[str, float]
     latency_ms: float
@@ -126,7 +128,9 @@ class PredictResponse(_message.Message):
     outputs: _containers.MessageMap[str, FeatureValue]
     timing: _timing_pb2.Timing
     seed: int
-    def __init__(self, request_id: _Optional[str] = ..., predictions: _Optional[_Mapping[str, float]] = ..., latency_ms: _Optional[float] = ..., model_version: _Optional[str] = ..., outputs: _Optional[_Mapping[str, FeatureValue]] = ..., timing: _Optional[_Union[_timing_pb2.Timing, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+    finish_reason: FinishReason
+    usage: Usage
+    def __init__(self, request_id: _Optional[str] = ..., predictions: _Optional[_Mapping[str, float]] = ..., latency_ms: _Optional[float] = ..., model_version: _Optional[str] = ..., outputs: _Optional[_Mapping[str, FeatureValue]] = ..., timing: _Optional[_Union[_timing_pb2.Timing, _Mapping]] = ..., seed: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ...) -> None: ...
 
 class PredictToken(_message.Message):
     __slots__ = ("token", "is_final", "token_index", "request_id", "model_version", "finish_reason", "usage", "timing", "token_id", "seed")

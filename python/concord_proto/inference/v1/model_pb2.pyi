@@ -134,7 +134,7 @@ class ModelVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ..., kind: _Optional[_Union[ModelKind, str]] = ..., description: _Optional[str] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., predictions: _Optional[_Iterable[_Union[Prediction, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ..., input_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., output_tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., verified: _Optional[bool] = ..., parity: _Optional[_Union[ParityRecord, _Mapping]] = ..., batchable: _Optional[bool] = ..., max_batch_rows: _Optional[int] = ..., ready_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Metric, _Mapping]]] = ..., execution: _Optional[_Union[Execution, _Mapping]] = ...) -> None: ...
 
 class Execution(_message.Message):
-    __slots__ = ("policy", "source", "executors", "max_batch_rows", "max_delay_ms", "max_queue_rows", "device", "cpu_nodes", "measurements", "unbatchable_reason")
+    __slots__ = ("policy", "source", "executors", "max_batch_rows", "max_delay_ms", "max_queue_rows", "device", "cpu_nodes", "measurements", "unbatchable_reason", "generation_slots", "context_length", "kv_cache_bytes", "prefill_chunk_tokens")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     EXECUTORS_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,10 @@ class Execution(_message.Message):
     CPU_NODES_FIELD_NUMBER: _ClassVar[int]
     MEASUREMENTS_FIELD_NUMBER: _ClassVar[int]
     UNBATCHABLE_REASON_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    KV_CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PREFILL_CHUNK_TOKENS_FIELD_NUMBER: _ClassVar[int]
     policy: BatchingPolicy
     source: PolicySource
     executors: int
@@ -155,7 +159,11 @@ class Execution(_message.Message):
     cpu_nodes: int
     measurements: _containers.RepeatedCompositeFieldContainer[Measurement]
     unbatchable_reason: str
-    def __init__(self, policy: _Optional[_Union[BatchingPolicy, str]] = ..., source: _Optional[_Union[PolicySource, str]] = ..., executors: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., device: _Optional[str] = ..., cpu_nodes: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., unbatchable_reason: _Optional[str] = ...) -> None: ...
+    generation_slots: int
+    context_length: int
+    kv_cache_bytes: int
+    prefill_chunk_tokens: int
+    def __init__(self, policy: _Optional[_Union[BatchingPolicy, str]] = ..., source: _Optional[_Union[PolicySource, str]] = ..., executors: _Optional[int] = ..., max_batch_rows: _Optional[int] = ..., max_delay_ms: _Optional[int] = ..., max_queue_rows: _Optional[int] = ..., device: _Optional[str] = ..., cpu_nodes: _Optional[int] = ..., measurements: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., unbatchable_reason: _Optional[str] = ..., generation_slots: _Optional[int] = ..., context_length: _Optional[int] = ..., kv_cache_bytes: _Optional[int] = ..., prefill_chunk_tokens: _Optional[int] = ...) -> None: ...
 
 class Measurement(_message.Message):
     __slots__ = ("rows", "microseconds")

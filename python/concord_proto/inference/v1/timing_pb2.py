@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19inference/v1/timing.proto\x12\x0cinference.v1\"a\n\x06Timing\x12\x19\n\x08queue_ms\x18\x01 \x01(\x02R\x07queueMs\x12\x1d\n\ncompute_ms\x18\x02 \x01(\x02R\tcomputeMs\x12\x1d\n\nbatch_rows\x18\x03 \x01(\x05R\tbatchRowsBFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19inference/v1/timing.proto\x12\x0cinference.v1\"\xc1\x01\n\x06Timing\x12\x19\n\x08queue_ms\x18\x01 \x01(\x02R\x07queueMs\x12\x1d\n\ncompute_ms\x18\x02 \x01(\x02R\tcomputeMs\x12\x1d\n\nbatch_rows\x18\x03 \x01(\x05R\tbatchRows\x12\x32\n\x16time_to_first_token_ms\x18\x04 \x01(\x02R\x12timeToFirstTokenMs\x12*\n\x11tokens_per_second\x18\x05 \x01(\x02R\x0ftokensPerSecondBFZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +32,6 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'concord_proto.inference.v1.
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'ZDgithub.com/concord-inference/concord/go/gen/inference/v1;inferencev1'
-  _globals['_TIMING']._serialized_start=43
-  _globals['_TIMING']._serialized_end=140
+  _globals['_TIMING']._serialized_start=44
+  _globals['_TIMING']._serialized_end=237
 # @@protoc_insertion_point(module_scope)
