@@ -54,6 +54,8 @@ const (
 	VersionExists        Reason = "VERSION_EXISTS"
 	LabelInvalid         Reason = "LABEL_INVALID"
 	StagingUnset         Reason = "STAGING_UNSET"
+	PromptTooLong        Reason = "PROMPT_TOO_LONG"
+	PromptInvalid        Reason = "PROMPT_INVALID"
 )
 
 // MaxViolations is the most violations that one fault reports.

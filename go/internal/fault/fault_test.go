@@ -22,7 +22,7 @@ func TestReasons(t *testing.T) {
 		TensorShapeMismatch, TensorDataInvalid, OutputUnknown, ConfigInvalid, BatchEmpty, BatchTooLarge, RequestMalformed,
 		MethodNotSupported, ModelFailed, ModelLoading, ServerDraining, QueueFull, MessageTooLarge, OutputTooLarge, StreamLimit,
 		DeadlineExceeded, Cancelled, Unauthenticated, PermissionDenied, ModelExecutionFailed, Internal, MethodUnimplemented,
-		ServiceNotFound, VersionExists, LabelInvalid, StagingUnset,
+		ServiceNotFound, VersionExists, LabelInvalid, StagingUnset, PromptTooLong, PromptInvalid,
 	} {
 		ours[reason] = true
 	}

@@ -57,3 +57,20 @@ type Row struct {
 	Position int     // how many tokens the slot's cache holds already
 	Tokens   []int32 // those that come next, at least one; Position and they together are at most Context
 }
+
+// Package is what a version of a generator is made of: verified bytes, by name.
+type Package struct {
+	Graph    []byte            // model.onnx
+	External map[string][]byte // what the graph's external initializers may lie in
+	Files    map[string][]byte // genai_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja and the like
+}
+
+// Sizes bound a decoder.
+type Sizes struct {
+	Slots   int   // at least 1
+	Bytes   int64 // most memory of the keys and values of all slots
+	Threads int   // within one operator; 0: as many as there are processors
+}
+
+// Open makes a package's tokenizer and decoder. The error is for callers: no path is in it.
+type Open func(p Package, sizes Sizes) (Tokenizer, Decoder, error)

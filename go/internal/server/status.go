@@ -65,6 +65,8 @@ var table = map[fault.Reason]row{
 	fault.VersionExists:        {code: codes.AlreadyExists},
 	fault.LabelInvalid:         {code: codes.InvalidArgument},
 	fault.StagingUnset:         {code: codes.FailedPrecondition},
+	fault.PromptTooLong:        {code: codes.InvalidArgument},
+	fault.PromptInvalid:        {code: codes.InvalidArgument},
 }
 
 func codeOf(f *fault.Fault) codes.Code {
