@@ -7,6 +7,18 @@ It knows no gRPC and no ONNX Runtime: a Tokenizer and a Decoder are what a gener
 from __future__ import annotations
 
 from concord_server.generate.decoder import Decoder, Logits, Row
+from concord_server.generate.package import GENAI_CONFIG, Open, Package, Sizes
 from concord_server.generate.tokenizer import TextStream, Tokenizer, TokenizerError
 
-__all__ = ["Decoder", "Logits", "Row", "TextStream", "Tokenizer", "TokenizerError"]
+__all__ = [
+    "GENAI_CONFIG",
+    "Decoder",
+    "Logits",
+    "Open",
+    "Package",
+    "Row",
+    "Sizes",
+    "TextStream",
+    "Tokenizer",
+    "TokenizerError",
+]
