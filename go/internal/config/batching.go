@@ -27,6 +27,13 @@ const (
 	maxDelayMS       = 1000
 	defaultQueueRows = 1024
 	maxExecutors     = 256
+
+	defaultSlots      = 8
+	maxSlots          = 64
+	defaultCacheBytes = 1 << 30
+	minCacheBytes     = 1 << 20
+	defaultChunk      = 512
+	maxChunk          = 8192
 )
 
 // modelID is the contract's grammar of ids.
@@ -45,10 +52,19 @@ type Batching struct {
 	OwnPolicy, OwnMaxBatchRows bool
 }
 
+// Generation is what a version of a text generator has room for.
+type Generation struct {
+	Slots       int   // generations at once, 1 to 64
+	CacheBytes  int64 // most memory of the keys and values of all slots, at least 1 MiB
+	ChunkTokens int   // most tokens of a prompt in one execution, 1 to 8192
+	Threads     int   // within one operator; 0: nothing is said, and all processors are right
+}
+
 // ModelSettings are all settings of one model: its own and, where it has none, the server's.
 type ModelSettings struct {
 	Batching       Batching
 	IntraOpThreads int
+	Generation     Generation
 }
 
 // SettingsOf are the settings of a model, its own over the server's.
@@ -56,7 +72,7 @@ func (c *Config) SettingsOf(id string) ModelSettings {
 	if own, ok := c.ModelSettings[id]; ok {
 		return own
 	}
-	return ModelSettings{Batching: c.Batching, IntraOpThreads: c.IntraOpThreads}
+	return ModelSettings{Batching: c.Batching, IntraOpThreads: c.IntraOpThreads, Generation: c.Generation}
 }
 
 // BatchingOf is how requests of a model come to executions, its own settings over the server's.
@@ -67,16 +83,18 @@ func (c *Config) checkBatching(m *serverconfigv1.ServerConfig) error {
 	server := &serverconfigv1.ModelSettings{
 		Batching: m.GetBatching(), MaxBatchRows: m.MaxBatchRows, MaxDelayMs: m.MaxDelayMs, MaxQueueRows: m.MaxQueueRows,
 		Executors: m.Executors, IntraOpThreads: m.IntraOpThreads,
+		GenerationSlots: m.GenerationSlots, MaxKvBytes: m.MaxKvBytes, PrefillChunkTokens: m.PrefillChunkTokens,
 	}
 	settings, err := overlay("", ModelSettings{
 		Batching:       Batching{Policy: Auto, MaxBatchRows: defaultBatchRows, MaxQueueRows: defaultQueueRows},
 		IntraOpThreads: 1,
+		Generation:     Generation{Slots: defaultSlots, CacheBytes: defaultCacheBytes, ChunkTokens: defaultChunk},
 	}, server)
 	if err != nil {
 		return err
 	}
 	settings.Batching.OwnPolicy, settings.Batching.OwnMaxBatchRows = false, false
-	c.Batching, c.IntraOpThreads = settings.Batching, settings.IntraOpThreads
+	c.Batching, c.IntraOpThreads, c.Generation = settings.Batching, settings.IntraOpThreads, settings.Generation
 	for _, id := range slices.Sorted(maps.Keys(m.GetModelSettings())) {
 		if !modelID.MatchString(id) {
 			return fmt.Errorf("model_settings: expected a model id, got %q", id)
@@ -95,7 +113,7 @@ func (c *Config) checkBatching(m *serverconfigv1.ServerConfig) error {
 
 // overlay puts the settings that are set over those below. The path comes before the fields' names in errors.
 func overlay(path string, below ModelSettings, m *serverconfigv1.ModelSettings) (ModelSettings, error) {
-	b := &below.Batching
+	b, g := &below.Batching, &below.Generation
 	switch policy := m.GetBatching(); policy {
 	case "":
 	case Auto, Inline, Direct, Adaptive:
@@ -105,25 +123,37 @@ func overlay(path string, below ModelSettings, m *serverconfigv1.ModelSettings) 
 	}
 	for _, number := range []struct {
 		name      string
-		value     *int32
+		value     *int64
 		low, high int64
-		to        func(int)
+		to        func(int64)
 	}{
-		{"max_batch_rows", m.MaxBatchRows, 1, maxBatchRows, func(n int) { b.MaxBatchRows, b.OwnMaxBatchRows = n, true }},
-		{"max_delay_ms", m.MaxDelayMs, 0, maxDelayMS, func(n int) { b.MaxDelay = time.Duration(n) * time.Millisecond }},
-		{"max_queue_rows", m.MaxQueueRows, 1, math.MaxInt32, func(n int) { b.MaxQueueRows = n }},
-		{"executors", m.Executors, 1, maxExecutors, func(n int) { b.Executors = n }},
-		{"intra_op_threads", m.IntraOpThreads, 1, math.MaxInt32, func(n int) { below.IntraOpThreads = n }},
+		{"max_batch_rows", wide(m.MaxBatchRows), 1, maxBatchRows, func(n int64) { b.MaxBatchRows, b.OwnMaxBatchRows = int(n), true }},
+		{"max_delay_ms", wide(m.MaxDelayMs), 0, maxDelayMS, func(n int64) { b.MaxDelay = time.Duration(n) * time.Millisecond }},
+		{"max_queue_rows", wide(m.MaxQueueRows), 1, math.MaxInt32, func(n int64) { b.MaxQueueRows = int(n) }},
+		{"executors", wide(m.Executors), 1, maxExecutors, func(n int64) { b.Executors = int(n) }},
+		{"intra_op_threads", wide(m.IntraOpThreads), 1, math.MaxInt32, func(n int64) { below.IntraOpThreads, g.Threads = int(n), int(n) }},
+		{"generation_slots", wide(m.GenerationSlots), 1, maxSlots, func(n int64) { g.Slots = int(n) }},
+		{"max_kv_bytes", m.MaxKvBytes, minCacheBytes, math.MaxInt64, func(n int64) { g.CacheBytes = n }},
+		{"prefill_chunk_tokens", wide(m.PrefillChunkTokens), 1, maxChunk, func(n int64) { g.ChunkTokens = int(n) }},
 	} {
 		if number.value == nil {
 			continue
 		}
-		if err := within(path+number.name, int64(*number.value), number.low, number.high); err != nil {
+		if err := within(path+number.name, *number.value, number.low, number.high); err != nil {
 			return below, err
 		}
-		number.to(int(*number.value))
+		number.to(*number.value)
 	}
 	return below, nil
+}
+
+// wide is a number as the widest is, or nothing.
+func wide(n *int32) *int64 {
+	if n == nil {
+		return nil
+	}
+	wide := int64(*n)
+	return &wide
 }
 
 func within(field string, value, low, high int64) error {

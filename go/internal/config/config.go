@@ -34,6 +34,7 @@ type Config struct {
 	DrainGrace       time.Duration
 	IntraOpThreads   int
 	ONNXRuntime      string // empty: beside the binary
+	GenAI            string // empty: beside ONNX Runtime
 
 	Admin           string // empty: no admin listener
 	AdminReflection bool
@@ -48,6 +49,7 @@ type Config struct {
 	GPU                  int // the number of the GPU that models run on; -1: the CPU
 	Processes            int // 1
 	Batching             Batching
+	Generation           Generation
 	ModelSettings        map[string]ModelSettings // of the models that have their own, by model id
 	MaxRequest           time.Duration            // at least 1 ms
 	MaxConnectionAge     time.Duration            // 0: connections stay
@@ -105,6 +107,7 @@ func check(m *serverconfigv1.ServerConfig) (Config, error) {
 		Models:          m.GetModels(),
 		RequireManifest: m.GetRequireManifest(),
 		ONNXRuntime:     m.GetOnnxruntime(),
+		GenAI:           m.GetOnnxruntimeGenai(),
 		Staging:         m.GetStaging(),
 
 		AllowIntegerDivision: m.GetAllowIntegerDivision(),

@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 		AdminReflection: true, RepositoryPoll: time.Second, AdmissionCache: "/caches/concord", AdmissionTimeout: time.Minute, AdmissionMemoryBytes: 16 << 30,
 		GPU: -1, Processes: 1, Batching: Batching{Policy: Auto, MaxBatchRows: 64, MaxQueueRows: 1024},
 		MaxRequest: 5 * time.Minute, MaxConnectionAge: 30 * time.Minute, MaxConcurrentStreams: 1024, MaxHeaderBytes: 64 << 10, MaxOutputBytes: 100 << 20,
-		FastDecode: true,
+		FastDecode: true, Generation: Generation{Slots: 8, CacheBytes: 1 << 30, ChunkTokens: 512},
 	}
 	c.written = nil
 	if !reflect.DeepEqual(c, want) {
@@ -65,8 +65,9 @@ func TestFileAndFlags(t *testing.T) {
 	models, staging := t.TempDir(), t.TempDir()
 	want := Config{
 		Models: models, Listen: "[::1]:0", HTTP: "", RequireManifest: true, Reflection: false, MaxMessageBytes: 2048, MaxBatchRequests: 7,
-		DrainDelay: 5 * time.Millisecond, DrainGrace: 0, IntraOpThreads: 3, ONNXRuntime: "lib.so",
-		Admin: "", Staging: staging, RepositoryPoll: 0, AllowIntegerDivision: true, AdmissionCache: "", AdmissionTimeout: 5 * time.Second,
+		DrainDelay: 5 * time.Millisecond, DrainGrace: 0, IntraOpThreads: 3, ONNXRuntime: "lib.so", GenAI: "genai.so",
+		Generation: Generation{Slots: 64, CacheBytes: 1 << 20, ChunkTokens: 8192, Threads: 3},
+		Admin:      "", Staging: staging, RepositoryPoll: 0, AllowIntegerDivision: true, AdmissionCache: "", AdmissionTimeout: 5 * time.Second,
 		AdmissionMemoryBytes: 1 << 30,
 		GPU:                  2, Processes: 1, MaxRequest: 9 * time.Millisecond, MaxConnectionAge: 0, MaxConcurrentStreams: 2, MaxHeaderBytes: 4096,
 		MaxOutputBytes: 1024, RequestLogPPM: 1000000,
@@ -104,6 +105,10 @@ max_header_bytes: 4096
 max_output_bytes: 1024
 request_log_ppm: 1000000
 fast_decode: false
+generation_slots: 64
+max_kv_bytes: 1048576
+prefill_chunk_tokens: 8192
+onnxruntime_genai: genai.so
 model_settings:
 `
 	json := `{"models": "` + models + `", "listen": "[::1]:0", "http": "off", "requireManifest": true, "reflection": false, "maxMessageBytes": "2048",
@@ -111,7 +116,8 @@ model_settings:
 		"adminListen": "off", "staging": "` + staging + `", "repositoryPollMs": 0, "allowIntegerDivision": true, "admissionCache": "off",
 		"admissionTimeoutMs": 5e3, "admissionMemoryBytes": "1073741824",
 		"device": "cuda:2", "batching": "inline", "maxBatchRows": 1024, "maxDelayMs": 1000, "maxQueueRows": 1, "executors": 256, "maxRequestMs": 9,
-		"maxConnectionAgeMs": 0, "maxConcurrentStreams": 2, "maxHeaderBytes": 4096, "maxOutputBytes": "1024", "requestLogPpm": 1000000, "fastDecode": false, "modelSettings": {}}`
+		"maxConnectionAgeMs": 0, "maxConcurrentStreams": 2, "maxHeaderBytes": 4096, "maxOutputBytes": "1024", "requestLogPpm": 1000000, "fastDecode": false,
+		"generationSlots": 64, "maxKvBytes": "1048576", "prefillChunkTokens": 8192, "onnxruntimeGenai": "genai.so", "modelSettings": {}}`
 	flags := []string{
 		"--models", models, "--listen=[::1]:0", "--http=off", "--require-manifest", "--reflection=false", "--max-message-bytes=2048", "--max-batch-requests", "7",
 		"--drain-delay-ms=5", "--drain-grace-ms=0", "--intra-op-threads=3", "--onnxruntime=lib.so",
@@ -120,6 +126,7 @@ model_settings:
 		"--device=cuda:2", "--processes=1", "--batching=inline", "--max-batch-rows=1024", "--max-delay-ms=1000", "--max-queue-rows=1", "--executors=256",
 		"--max-request-ms=9", "--max-connection-age-ms=0", "--max-concurrent-streams=2", "--max-header-bytes=4096", "--max-output-bytes=1024",
 		"--request-log-ppm=1000000", "--fast-decode=false",
+		"--generation-slots=64", "--max-kv-bytes=1048576", "--prefill-chunk-tokens=8192", "--onnxruntime-genai=genai.so",
 	}
 	other := filepath.Join(t.TempDir(), "other.yaml")
 	write(t, other, "max_batch_requests: 1\nhttp: 127.0.0.1:1\nreflection: true\nfast_decode: true\n")
@@ -143,17 +150,22 @@ batching: direct
 model_settings:
   wine: {batching: auto, max_batch_rows: 8, maxQueueRows: 16}
   gone: {executors: 3, max_delay_ms: 5, intra_op_threads: 4}
+  chat: {generation_slots: 2, max_kv_bytes: 5000000000, prefillChunkTokens: 7}
   12: null
 `)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := Batching{Policy: Direct, MaxBatchRows: 8, MaxQueueRows: 1024}
+	text := Generation{Slots: 8, CacheBytes: 1 << 30, ChunkTokens: 512, Threads: 2}
+	more := text
+	more.Threads = 4
 	for id, want := range map[string]ModelSettings{
-		"other": {Batching: server, IntraOpThreads: 2},
-		"12":    {Batching: server, IntraOpThreads: 2},
-		"wine":  {Batching: Batching{Policy: Auto, MaxBatchRows: 8, MaxQueueRows: 16, OwnPolicy: true, OwnMaxBatchRows: true}, IntraOpThreads: 2},
-		"gone":  {Batching: Batching{Policy: Direct, MaxBatchRows: 8, MaxDelay: 5 * time.Millisecond, MaxQueueRows: 1024, Executors: 3}, IntraOpThreads: 4},
+		"other": {Batching: server, IntraOpThreads: 2, Generation: text},
+		"12":    {Batching: server, IntraOpThreads: 2, Generation: text},
+		"wine":  {Batching: Batching{Policy: Auto, MaxBatchRows: 8, MaxQueueRows: 16, OwnPolicy: true, OwnMaxBatchRows: true}, IntraOpThreads: 2, Generation: text},
+		"gone":  {Batching: Batching{Policy: Direct, MaxBatchRows: 8, MaxDelay: 5 * time.Millisecond, MaxQueueRows: 1024, Executors: 3}, IntraOpThreads: 4, Generation: more},
+		"chat":  {Batching: server, IntraOpThreads: 2, Generation: Generation{Slots: 2, CacheBytes: 5e9, ChunkTokens: 7, Threads: 2}},
 	} {
 		if got := c.SettingsOf(id); got != want || c.BatchingOf(id) != want.Batching {
 			t.Errorf("%s: got %+v, want %+v", id, got, want)
@@ -201,6 +213,11 @@ func TestErrors(t *testing.T) {
 		{with("--max-batch-rows=1025"), "max_batch_rows: expected 1 to 1024, got 1025"},
 		{with("--max-delay-ms=1001"), "max_delay_ms: expected 0 to 1000, got 1001"},
 		{with("--max-queue-rows=0"), "max_queue_rows: expected 1 to 2147483647, got 0"},
+		{with("--generation-slots=65"), "generation_slots: expected 1 to 64, got 65"},
+		{with("--max-kv-bytes=1048575"), "max_kv_bytes: expected 1048576 to 9223372036854775807, got 1048575"},
+		{with("--prefill-chunk-tokens=0"), "prefill_chunk_tokens: expected 1 to 8192, got 0"},
+		{inFile("model_settings: {chat: {max_kv_bytes: 1}}"), "model_settings.chat.max_kv_bytes: expected 1048576 to 9223372036854775807, got 1"},
+		{inFile("model_settings: {chat: {generation_slots: 0}}"), "model_settings.chat.generation_slots: expected 1 to 64, got 0"},
 		{with("--executors=257"), "executors: expected 1 to 256, got 257"},
 		{with("--max-request-ms=0"), "max_request_ms: expected 1 to 2147483647, got 0"},
 		{with("--max-connection-age-ms=-1"), "max_connection_age_ms: expected 0 to 2147483647, got -1"},

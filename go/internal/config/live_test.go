@@ -22,17 +22,17 @@ func TestReread(t *testing.T) {
 	if err != nil || same.Applied != nil || same.Restart != nil {
 		t.Errorf("got %+v, %v", same, err)
 	}
-	write(t, file, "max_batch_requests: 4\nmax_queue_rows: 6\nlisten: localhost:1\nmax_message_bytes: 4096\nmodel_settings: {m: {batching: inline}}\n")
+	write(t, file, "max_batch_requests: 4\nmax_queue_rows: 6\nlisten: localhost:1\nmax_message_bytes: 4096\ngeneration_slots: 3\nmodel_settings: {m: {batching: inline}}\n")
 	change, err := Reread(args, running)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(change.Applied, []string{"max_batch_requests", "model_settings"}) || !slices.Equal(change.Restart, []string{"listen", "max_message_bytes"}) {
+	if !slices.Equal(change.Applied, []string{"max_batch_requests", "model_settings"}) || !slices.Equal(change.Restart, []string{"listen", "max_message_bytes", "generation_slots"}) {
 		t.Errorf("got %+v, %+v", change.Applied, change.Restart)
 	}
 	next := change.Config
 	if next.MaxBatchRequests != 4 || next.Batching.MaxQueueRows != 9 || next.BatchingOf("m").Policy != Inline || next.Listen != running.Listen ||
-		next.MaxMessageBytes != running.MaxMessageBytes || next.MaxOutputBytes != running.MaxOutputBytes {
+		next.Generation != running.Generation || next.MaxMessageBytes != running.MaxMessageBytes || next.MaxOutputBytes != running.MaxOutputBytes {
 		t.Errorf("got %+v", next)
 	}
 	write(t, file, "listen: localhost:1\n") // a field that is taken away has its default again

@@ -64,6 +64,10 @@ var usage = map[protoreflect.Name][2]string{
 	"max_output_bytes":       {"N", "largest outputs of one execution for one request, at least 1024 (default: max_message_bytes)"},
 	"request_log_ppm":        {"N", "share of requests that are logged, in parts of a million (default 0)"},
 	"fast_decode":            {"", "decode features straight into tensors where they are plainly right; no answer depends on it (default true)"},
+	"generation_slots":       {"N", "most generations of one text generator at once, 1 to 64 (default 8)"},
+	"max_kv_bytes":           {"N", "most memory of one text generator's keys and values, at least 1048576 (default 1073741824)"},
+	"prefill_chunk_tokens":   {"N", "most tokens of a prompt in one execution, 1 to 8192 (default 512)"},
+	"onnxruntime_genai":      {"FILE", "ONNX Runtime GenAI's C library, for text generators (default: beside libonnxruntime)"},
 }
 
 func modelSettingsField() protoreflect.FieldDescriptor {
