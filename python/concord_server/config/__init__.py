@@ -6,7 +6,7 @@ The fields, their names and their types are those of serverconfig.v1.ServerConfi
 
 from __future__ import annotations
 
-from concord_server.config.batching import Batching, ModelSettings
+from concord_server.config.batching import Batching, Generation, ModelSettings
 from concord_server.config.certificates import Certificates
 from concord_server.config.check import Address, Config, parse
 from concord_server.config.live import Change, config_file, reread
@@ -19,6 +19,7 @@ __all__ = [
     "Change",
     "Config",
     "ConfigError",
+    "Generation",
     "ModelSettings",
     "config_file",
     "parse",

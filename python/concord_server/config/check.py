@@ -14,7 +14,7 @@ from typing import NamedTuple
 from concord_proto.serverconfig.v1 import server_config_pb2
 
 from concord_server.config import batching
-from concord_server.config.batching import Batching, ModelSettings
+from concord_server.config.batching import Batching, Generation, ModelSettings
 from concord_server.config.certificates import Certificates, read
 from concord_server.config.merge import ConfigError, merge, quoted, within
 
@@ -70,6 +70,8 @@ class Config:
     drain_grace_seconds: float
     intra_op_threads: int
     onnxruntime: Path | None
+    onnxruntime_genai: Path | None
+    """None: that of the package onnxruntime-genai, if it is there."""
     admin_listen: Address | None
     """None: no admin listener."""
     admin_reflection: bool
@@ -86,6 +88,7 @@ class Config:
     processes: int
     """1 to 64."""
     batching: Batching
+    generation: Generation
     model_settings: Mapping[str, ModelSettings]
     """Of the models that have their own, by model id."""
     max_request_seconds: float
@@ -104,7 +107,7 @@ class Config:
 
     def settings_of(self, model_id: str) -> ModelSettings:
         """The settings of a model, its own over the server's."""
-        return self.model_settings.get(model_id) or ModelSettings(self.batching, self.intra_op_threads)
+        return self.model_settings.get(model_id) or ModelSettings(self.batching, self.intra_op_threads, self.generation)
 
     def batching_of(self, model_id: str) -> Batching:
         """How requests of a model come to executions, its own settings over the server's."""
@@ -176,6 +179,7 @@ def check(message: server_config_pb2.ServerConfig) -> Config:
         request_log_ppm=number("request_log_ppm", 0, 0, _MAX_PPM),
         intra_op_threads=settings.intra_op_threads,
         onnxruntime=Path(message.onnxruntime) if message.onnxruntime else None,
+        onnxruntime_genai=Path(message.onnxruntime_genai) if message.onnxruntime_genai else None,
         admin_listen=admin,
         admin_reflection=message.reflection if has("reflection") else True,
         staging=Path(message.staging) if message.staging else None,
@@ -183,6 +187,7 @@ def check(message: server_config_pb2.ServerConfig) -> Config:
         admission_cache=cache,
         device=device,
         batching=settings.batching,
+        generation=settings.generation,
         model_settings=of_models,
         written=message,
     )

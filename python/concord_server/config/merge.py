@@ -61,6 +61,16 @@ _USAGE = {
     ),
     "request_log_ppm": ("N", "share of requests that are logged, in parts of a million (default 0)"),
     "fast_decode": ("", "concerns the Go server only; accepted here without effect (default true)"),
+    "generation_slots": ("N", "most generations of one text generator at once, 1 to 64 (default 8)"),
+    "max_kv_bytes": (
+        "N",
+        "most memory of one text generator's keys and values, at least 1048576 (default 1073741824)",
+    ),
+    "prefill_chunk_tokens": ("N", "most tokens of a prompt in one execution, 1 to 8192 (default 512)"),
+    "onnxruntime_genai": (
+        "FILE",
+        "ONNX Runtime GenAI's C library, for text generators (default: of the package onnxruntime-genai)",
+    ),
 }
 
 # The one field that is no flag.

@@ -12,6 +12,7 @@ from concord_server.config import (
     Batching,
     Config,
     ConfigError,
+    Generation,
     ModelSettings,
     config_file,
     parse,
@@ -58,6 +59,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         drain_grace_seconds=30,
         intra_op_threads=1,
         onnxruntime=None,
+        onnxruntime_genai=None,
         admin_listen=None,
         admin_reflection=True,
         staging=None,
@@ -69,6 +71,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         device="cpu",
         processes=1,
         batching=Batching("auto", 64, 0, 1024, None),
+        generation=Generation(8, 1 << 30, 512, 0),
         model_settings={},
         max_request_seconds=300,
         max_connection_age_seconds=1800,
@@ -152,12 +155,15 @@ def test_flags_of_the_engine(tmp_path: Path) -> None:
     flags += " --executors=256 --max-request-ms 9 --max-connection-age-ms 0 --max-concurrent-streams 2"
     flags += " --max-header-bytes 4096 --max-output-bytes 1024 --request-log-ppm 1000000"
     flags += " --fast-decode=false"  # of the Go server only
+    flags += " --generation-slots 64 --max-kv-bytes=1048576 --prefill-chunk-tokens=8192 --onnxruntime-genai genai.so"
     config = parsed(tmp_path, *flags.split())
     assert (config.device, config.processes) == ("cuda:3", 64)
     assert config.batching == Batching("inline", 1024, 1, 1, 256)
     assert (config.max_request_seconds, config.max_connection_age_seconds) == (0.009, 0)
     assert (config.max_concurrent_streams, config.max_header_bytes) == (2, 4096)
     assert (config.max_output_bytes, config.request_log_ppm) == (1024, 1000000)
+    assert config.generation == Generation(64, 1048576, 8192, 0)
+    assert config.onnxruntime_genai == Path("genai.so")
 
 
 def test_settings_of_models(tmp_path: Path) -> None:
@@ -167,15 +173,19 @@ batching: direct
 model_settings:
   wine: {batching: auto, max_batch_rows: 8, maxQueueRows: 16}
   gone: {executors: 3, max_delay_ms: 5, intra_op_threads: 4}
+  chat: {generation_slots: 2, max_kv_bytes: 5000000000, prefillChunkTokens: 7}
   12: null
 """)
     config = parsed(tmp_path, "--max-batch-rows=8", "--intra-op-threads=2", "--config", str(file))
     server = Batching("direct", 8)
     for model_id, want in {
-        "other": ModelSettings(server, 2),
-        "12": ModelSettings(server, 2),
-        "wine": ModelSettings(Batching("auto", 8, 0, 16, own_policy=True, own_max_batch_rows=True), 2),
-        "gone": ModelSettings(Batching("direct", 8, 0.005, 1024, 3), 4),
+        "other": ModelSettings(server, 2, Generation(threads=2)),
+        "12": ModelSettings(server, 2, Generation(threads=2)),
+        "wine": ModelSettings(
+            Batching("auto", 8, 0, 16, own_policy=True, own_max_batch_rows=True), 2, Generation(threads=2)
+        ),
+        "gone": ModelSettings(Batching("direct", 8, 0.005, 1024, 3), 4, Generation(threads=4)),
+        "chat": ModelSettings(server, 2, Generation(2, 5_000_000_000, 7, 2)),
     }.items():
         assert config.settings_of(model_id) == want
         assert config.batching_of(model_id) == want.batching
@@ -225,6 +235,14 @@ def test_a_file_and_flags_over_it(tmp_path: Path, name: str) -> None:
         (
             "model_settings: {wine: {max_delay_ms: 1, maxDelayMs: 1}}",
             "model_settings.wine.max_delay_ms: expected once, got maxDelayMs as well",
+        ),
+        (
+            "model_settings: {chat: {max_kv_bytes: 1}}",
+            "model_settings.chat.max_kv_bytes: expected 1048576 to 9223372036854775807, got 1",
+        ),
+        (
+            "model_settings: {chat: {generation_slots: 0}}",
+            "model_settings.chat.generation_slots: expected 1 to 64, got 0",
         ),
         ("model_settings: {wine: 1}", "model_settings.wine: expected fields and their values, got 1"),
         ("model_settings: [wine]", 'model_settings: expected model ids and their settings, got ["wine"]'),
@@ -294,6 +312,9 @@ def test_flags_that_are_refused(arguments: list[str], message: str) -> None:
         (["--max-concurrent-streams=0"], "max_concurrent_streams: expected 1 to 2147483647, got 0"),
         (["--max-header-bytes=4095"], "max_header_bytes: expected 4096 to 2147483647, got 4095"),
         (["--max-output-bytes=1023"], "max_output_bytes: expected 1024 to 9223372036854775807, got 1023"),
+        (["--generation-slots=65"], "generation_slots: expected 1 to 64, got 65"),
+        (["--max-kv-bytes=1048575"], "max_kv_bytes: expected 1048576 to 9223372036854775807, got 1048575"),
+        (["--prefill-chunk-tokens=0"], "prefill_chunk_tokens: expected 1 to 8192, got 0"),
         (["--request-log-ppm=1000001"], "request_log_ppm: expected 0 to 1000000, got 1000001"),
         (["--max-message-bytes", "1023"], "max_message_bytes: expected 1024 to 2147483647, got 1023"),
         (["--max-message-bytes", "2147483648"], "max_message_bytes: expected 1024 to 2147483647, got 2147483648"),
@@ -406,11 +427,11 @@ def test_reread(tmp_path: Path) -> None:
     assert (same.applied, same.restart, same.config) == ([], [], running)
     file.write_text(
         "max_batch_requests: 4\nmax_queue_rows: 6\nlisten: localhost:1\nmax_message_bytes: 4096\n"
-        "model_settings: {m: {batching: inline}}\n"
+        "generation_slots: 3\nmodel_settings: {m: {batching: inline}}\n"
     )
     change = reread(arguments, running)
     assert change.applied == ["max_batch_requests", "model_settings"]
-    assert change.restart == ["listen", "max_message_bytes"]
+    assert change.restart == ["listen", "max_message_bytes", "generation_slots"]
     now = change.config
     assert (now.max_batch_requests, now.batching.max_queue_rows, now.batching_of("m").policy) == (4, 9, "inline")
     assert (now.listen, now.max_message_bytes) == (running.listen, running.max_message_bytes)
