@@ -13,7 +13,16 @@ from typing import Final
 
 from concord_server.fault import Reason
 
-__all__ = ["ROW_BOUNDS", "SECONDS_BOUNDS", "Counts", "Histogram", "Rows", "Series", "VersionCounts"]
+__all__ = [
+    "ROW_BOUNDS",
+    "SECONDS_BOUNDS",
+    "Counts",
+    "GenerationCounts",
+    "Histogram",
+    "Rows",
+    "Series",
+    "VersionCounts",
+]
 
 SECONDS_BOUNDS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -60,10 +69,11 @@ class Series:
 class VersionCounts:
     """What becomes of the rows of one version: a batch.Watcher."""
 
-    __slots__ = ("compute", "queue", "rows", "state", "waiting")
+    __slots__ = ("compute", "generations", "queue", "rows", "state", "waiting")
 
     def __init__(self) -> None:
         self.state = ""
+        self.generations: GenerationCounts | None = None
         self.waiting = 0
         self.queue = Histogram(SECONDS_BOUNDS)
         self.compute = Histogram(SECONDS_BOUNDS)
@@ -87,6 +97,49 @@ class VersionCounts:
         compute.sum += compute_seconds * requests
         by_rows.counts[bisect_left(ROW_BOUNDS, rows)] += 1
         by_rows.sum += rows
+
+
+class GenerationCounts:
+    """What becomes of the generations of one version: a generate.Watcher."""
+
+    __slots__ = ("_version", "cache_bytes", "first_seconds", "generated", "has_slot", "waits")
+
+    def __init__(self, version: VersionCounts) -> None:
+        self._version = version
+        self.cache_bytes = 0
+        self.waits = 0
+        self.has_slot = 0
+        self.generated = 0
+        self.first_seconds = Histogram(SECONDS_BOUNDS)
+
+    def waiting(self, change: int) -> None:
+        """The generations that wait for a slot changed by that many."""
+        self.waits += change
+        self._version.waiting += change
+
+    def running(self, change: int) -> None:
+        """The generations that have a slot changed by that many."""
+        self.has_slot += change
+
+    def began(self, wait_seconds: float) -> None:
+        """A generation has its slot after that wait."""
+        self._version.queue.observe(wait_seconds)
+
+    def shared(self, generations: int) -> None:
+        """An execution has ended that so many generations shared."""
+        self._version.rows.observe(generations)
+
+    def first(self, seconds: float) -> None:
+        """A generation has its first token, so long after its request came."""
+        self.first_seconds.observe(seconds)
+
+    def tokens(self, count: int) -> None:
+        """So many tokens were generated."""
+        self.generated += count
+
+    def ended(self, compute_seconds: float) -> None:
+        """A generation that had a slot has ended; the executions that it had a part in took so long."""
+        self._version.compute.observe(compute_seconds)
 
 
 class Counts:
@@ -121,6 +174,14 @@ class Counts:
         """The numbers of a version; versions of a name that come one after the other share them."""
         return self._versions.setdefault((model_id, version), VersionCounts())
 
+    def watch_generations(self, model_id: str, version: str, cache_bytes: int) -> GenerationCounts:
+        """The numbers of a version that generates text, whose keys and values take so much memory."""
+        counts = self.watch(model_id, version)
+        if counts.generations is None:
+            counts.generations = GenerationCounts(counts)
+        counts.generations.cache_bytes = cache_bytes
+        return counts.generations
+
     def set_state(self, model_id: str, version: str, state: str | None) -> None:
         """Says which state a version is in; None is that it has left, and its numbers leave with it."""
         if state is not None:
@@ -153,6 +214,14 @@ class Counts:
                 ("batch_rows", key, counts.rows.copy()),
                 ("queue_rows", key, counts.waiting),
             ]
+            if (made := counts.generations) is not None:
+                rows += [
+                    ("tokens", key, made.generated),
+                    ("time_to_first_token_seconds", key, made.first_seconds.copy()),
+                    ("generations", (*key, "running"), made.has_slot),
+                    ("generations", (*key, "waiting"), made.waits),
+                    ("kv_cache_bytes", key, made.cache_bytes),
+                ]
             if counts.state:
                 rows += [("model_state", (*key, state), float(state == counts.state)) for state in STATES]
         return rows

@@ -39,6 +39,18 @@ _FAMILIES: Final[dict[str, tuple[str, tuple[str, ...], str]]] = {
     ),
     "batch_rows": ("histogram", ("model", "version"), "Rows of each execution."),
     "queue_rows": ("gauge", ("model", "version"), "Rows that wait now."),
+    "tokens": ("counter", ("model", "version"), "Tokens generated."),
+    "time_to_first_token_seconds": (
+        "histogram",
+        ("model", "version"),
+        "From the arrival of a request to the first token of its text.",
+    ),
+    "generations": (
+        "gauge",
+        ("model", "version", "state"),
+        "Texts that are generated now, and those that wait.",
+    ),
+    "kv_cache_bytes": ("gauge", ("model", "version"), "Most memory of the keys and values of all generations."),
     "rejected": ("counter", ("reason",), "Errors by reason, each item of a batch for itself."),
     "model_state": ("gauge", ("model", "version", "state"), "1 for the state that the version is in."),
     "open_streams": ("gauge", (), "Calls under way."),
