@@ -872,6 +872,7 @@ def build(root: Path) -> None:
     """Writes all fixtures below `root`, which must not exist."""
     from admission_fixtures import write_admission_fixtures
     from broken_fixtures import write_broken
+    from generator_fixtures import write_generators
     from tensor_fixtures import write_tensor_fixtures
 
     root.mkdir(parents=True)
@@ -891,6 +892,7 @@ def build(root: Path) -> None:
         write_behaviour,
         write_tensors,
         write_tensor_fixtures,
+        write_generators,
         write_broken,
         write_admission_fixtures,
     ):

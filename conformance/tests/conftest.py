@@ -11,6 +11,8 @@ import pytest
 
 # The fake server is also a program that the runner starts, so it is a module beside the tests and not in here.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+# What builds fixtures and cases.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from concord_conformance.client import Client, Target
 from fake_server import FakeServer

@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 from concord_export.package import read_package
 from concord_proto.inference.v1 import inference_service_pb2, model_pb2
+from generator_reference import Reference
 
 CONFORMANCE = Path(__file__).resolve().parent.parent
 FIXTURES = CONFORMANCE / "fixtures"
@@ -146,6 +147,17 @@ def test_golden_cases_hold_in_onnx_runtime(directory: Path) -> None:
             fed = np.frombuffer(tensor.data, np.float32).reshape(list(tensor.shape))
             (same,) = session.run(["same"], {"x": fed})
             assert same.tobytes() == case.outputs.outputs["same"].data
+        return
+    if package.manifest.kind == model_pb2.MODEL_KIND_GENERATOR:
+        reference = Reference(directory)
+        for case in package.golden.cases:
+            features, answer = case.features.features, case.predictions
+            prompt = features["prompt"].string_value
+            prompt = prompt if features["raw"].bool_value else reference.chat(("user", prompt))
+            generated = reference.generate(prompt, case.features.config.max_tokens)
+            assert generated.text == answer.outputs["text"].string_value
+            assert list(generated.token_ids) == list(answer.outputs["token_ids"].int64_array.values)
+            assert "FINISH_REASON_" + generated.finish == inference_service_pb2.FinishReason.Name(answer.finish_reason)
         return
     for case in package.golden.cases:
         got = run(directory, case.features)
