@@ -16,6 +16,7 @@ VENV := .venv/.stamp
 GO_TOOLS := build/tools/.stamp
 PROTO_DEPS := build/proto-deps/.stamp
 LIBORT := bin/libonnxruntime.so.$(ORT_VERSION)
+LIBGENAI := bin/libonnxruntime-genai.so
 
 .PHONY: help
 help: ## list the targets
@@ -73,14 +74,21 @@ check-generated: $(VENV) $(GO_TOOLS) $(PROTO_DEPS)
 # --- servers and models ----------------------------------------------------------------------------------------------
 
 .PHONY: build
-build: bin/inference-server $(LIBORT) ## build bin/inference-server, with libonnxruntime beside it
+build: bin/inference-server $(LIBORT) $(LIBGENAI) ## build bin/inference-server, with libonnxruntime and libonnxruntime-genai beside it
 
 bin/inference-server: FORCE
 	cd go && go build -trimpath -o ../bin/inference-server ./cmd/inference-server
 
+# Where a package lies that is not imported.
+PACKAGE = $(PY) -c 'import importlib.util,pathlib; print(pathlib.Path(importlib.util.find_spec("$(1)").origin).parent)'
+
 $(LIBORT): $(VENV)
 	mkdir -p bin
-	cp "$$($(PY) -c 'import importlib.util,pathlib; print(pathlib.Path(importlib.util.find_spec("onnxruntime").origin).parent)')/capi/libonnxruntime.so.$(ORT_VERSION)" $@
+	cp "$$($(call PACKAGE,onnxruntime))/capi/libonnxruntime.so.$(ORT_VERSION)" $@
+
+$(LIBGENAI): $(VENV)
+	mkdir -p bin
+	cp "$$($(call PACKAGE,onnxruntime_genai))/libonnxruntime-genai.so" $@
 
 EXPORTER := $(shell find exporters/concord_export -name '*.py')
 
@@ -130,9 +138,11 @@ DIST := concord-inference-server-$(shell go env GOOS)-$(shell go env GOARCH)
 .PHONY: dist
 dist: build ## make dist/, a tarball of the Go server that runs elsewhere
 	rm -rf dist/$(DIST) && mkdir -p dist/$(DIST)
-	cp bin/inference-server $(LIBORT) LICENSE README.md dist/$(DIST)/
-	from=$$($(PY) -c 'import importlib.util,pathlib; print(pathlib.Path(importlib.util.find_spec("onnxruntime").origin).parent)') && \
+	cp bin/inference-server $(LIBORT) $(LIBGENAI) LICENSE README.md dist/$(DIST)/
+	from=$$($(call PACKAGE,onnxruntime)) && \
 	  cp "$$from/LICENSE" dist/$(DIST)/LICENSE.onnxruntime && cp "$$from/ThirdPartyNotices.txt" dist/$(DIST)/ThirdPartyNotices.onnxruntime.txt
+	from=$$($(call PACKAGE,onnxruntime_genai)) && \
+	  cp "$$from/LICENSE" dist/$(DIST)/LICENSE.onnxruntime-genai && cp "$$from/ThirdPartyNotices.txt" dist/$(DIST)/ThirdPartyNotices.onnxruntime-genai.txt
 	tar -C dist -czf dist/$(DIST).tar.gz $(DIST)
 	@ls -l dist/$(DIST).tar.gz
 
@@ -140,7 +150,8 @@ dist: build ## make dist/, a tarball of the Go server that runs elsewhere
 
 PYTHON_SOURCES := python/concord_server python/concord_client python/concord_command.py exporters/concord_export \
   conformance/concord_conformance conformance/soak/concord_soak conformance/build_fixtures.py conformance/broken_fixtures.py \
-  conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py demo proto/plugins $(filter-out bench/plots.py,$(wildcard bench/*.py)) bench/tests
+  conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py \
+  conformance/generator_fixtures.py conformance/generator_reference.py demo proto/plugins $(filter-out bench/plots.py,$(wildcard bench/*.py)) bench/tests
 
 .PHONY: check
 check: $(VENV) $(GO_TOOLS) $(PROTO_DEPS) check-generated ## format, lint and types of everything; stale stubs and breaking changes fail
