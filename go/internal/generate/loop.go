@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package generate
+
+import (
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
+	"github.com/concord-inference/concord/go/internal/fault"
+)
+
+// loop is the engine at work: round after round while there is something to do.
+func (e *Engine) loop() {
+	defer close(e.done)
+	for {
+		e.mu.Lock()
+		closing := e.closing
+		e.mu.Unlock()
+		if closing {
+			for _, a := range e.slots {
+				if a != nil {
+					e.free(a, fault.New(fault.Cancelled, "the model was closed"))
+				}
+			}
+			return
+		}
+		e.settle()
+		if !e.busy() {
+			<-e.wake
+			continue
+		}
+		e.round()
+	}
+}
+
+func (e *Engine) busy() bool {
+	for _, a := range e.slots {
+		if a != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// settle frees the slots of those who are gone, lets others into free slots in the order in which they came, and moves the last ones into holes.
+func (e *Engine) settle() {
+	for _, a := range e.slots {
+		if a != nil && (e.isGone(a)) {
+			e.free(a, nil)
+		}
+	}
+	e.mu.Lock()
+	var came []*active
+	for slot := range e.slots {
+		if len(e.waiting) == 0 {
+			break
+		}
+		if e.slots[slot] != nil {
+			continue
+		}
+		a := e.waiting[0]
+		e.waiting[0] = nil
+		e.waiting = e.waiting[1:]
+		e.slots[slot] = a
+		a.slot = slot
+		came = append(came, a)
+	}
+	e.mu.Unlock()
+	for _, a := range came {
+		now := time.Now()
+		a.ending.Began, a.ending.Queue = now, now.Sub(a.since)
+		e.options.Watcher.Waiting(-1)
+		e.options.Watcher.Running(1)
+		e.options.Watcher.Began(a.ending.Queue)
+	}
+	last := len(e.slots) - 1
+	for hole := range e.slots {
+		for last >= 0 && e.slots[last] == nil {
+			last--
+		}
+		if hole >= last {
+			break
+		}
+		if e.slots[hole] != nil {
+			continue
+		}
+		a := e.slots[last]
+		e.decoder.Move(last, hole, a.cached)
+		e.mu.Lock()
+		e.slots[last], e.slots[hole] = nil, a
+		e.mu.Unlock()
+		a.slot = hole
+	}
+}
+
+// drop frees the slots of those who are gone.
+func (e *Engine) drop() {
+	for _, a := range e.slots {
+		if a != nil && e.isGone(a) {
+			e.free(a, nil)
+		}
+	}
+}
+
+func (e *Engine) isGone(a *active) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return a.gone
+}
+
+// free ends a generation that has a slot: with a fault, or as it has ended by itself, or as its context did.
+func (e *Engine) free(a *active, f *fault.Fault) {
+	a.stop0()
+	if a.text != nil {
+		a.text.Close()
+		a.text = nil
+	}
+	ending := &a.ending
+	switch {
+	case f != nil:
+		ending.Err = f
+	case !a.over:
+		ending.Err = fault.Ended(a.ctx)
+	}
+	if ending.Err != nil {
+		ending.Err = ending.Err.At(e.options.ModelID, e.options.Version)
+	}
+	a.give(a.stops.rest()) // no stop text will come of it any more
+	ending.PromptTokens, ending.Tokens = a.length, a.tokens
+	if a.tokens > 1 {
+		if seconds := a.last.Sub(ending.Decoding).Seconds(); seconds > 0 {
+			ending.Rate = float64(a.tokens-1) / seconds
+		}
+	}
+	kept := time.Since(ending.Began).Seconds()
+	e.mu.Lock()
+	e.slots[a.slot] = nil
+	if e.slotTime == 0 {
+		e.slotTime = kept
+	}
+	e.slotTime += (kept - e.slotTime) / 8
+	e.mu.Unlock()
+	e.options.Watcher.Running(-1)
+	e.options.Watcher.Ended(ending.Compute)
+	a.prompt = nil
+	a.end(ending)
+}
+
+func (a *active) stop0() {
+	if a.stop != nil {
+		a.stop()
+	}
+}
+
+// round runs one chunk of the oldest prompt, then one step of all that decode. What goes wrong in it is never the whole server's.
+func (e *Engine) round() {
+	defer func() {
+		if p := recover(); p != nil {
+			f := fault.InternalError(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+			for _, a := range e.slots {
+				if a != nil {
+					e.free(a, f)
+				}
+			}
+		}
+	}()
+	if e.prefill() {
+		e.drop() // a slot is free within one run
+	}
+	e.decode()
+}
+
+// prefill puts the next tokens of the oldest unfinished prompt into its slot; false is that there is none.
+func (e *Engine) prefill() bool {
+	var oldest *active
+	decoding := 0
+	for _, a := range e.slots {
+		switch {
+		case a == nil:
+		case a.cached >= a.length:
+			decoding++
+		case oldest == nil || a.since.Before(oldest.since):
+			oldest = a
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	a := oldest
+	n := e.pace.chunk(a.length-a.cached, e.options.Chunk, decoding > 0)
+	logits, took, err := e.run([]*active{a}, []Row{{Slot: a.slot, Position: a.cached, Tokens: a.prompt[a.cached : a.cached+n]}})
+	if err != nil {
+		e.failed(a, err)
+		return true
+	}
+	e.pace.prefilled(n, took, decoding > 0)
+	a.cached += n
+	if a.cached == a.length {
+		a.prompt = nil
+		e.sample(a, logits[0])
+	}
+	return true
+}
+
+// decode gives each generation whose prompt is in the cache its next token.
+func (e *Engine) decode() {
+	var of []*active
+	var rows []Row
+	for _, a := range e.slots {
+		if a != nil && a.cached >= a.length {
+			of = append(of, a)
+			rows = append(rows, Row{Slot: a.slot, Position: a.cached, Tokens: []int32{a.next}})
+		}
+	}
+	if len(of) == 0 {
+		return
+	}
+	logits, took, err := e.run(of, rows)
+	if err == nil {
+		e.pace.stepped(took)
+		for i, a := range of {
+			a.cached++
+			e.sample(a, logits[i])
+		}
+		return
+	}
+	if len(of) == 1 {
+		e.failed(of[0], err)
+		return
+	}
+	// Who is to blame shows where each runs alone.
+	for i, a := range of {
+		if e.isGone(a) {
+			continue
+		}
+		logits, _, err := e.run(of[i:i+1], rows[i:i+1])
+		if err != nil {
+			e.failed(a, err)
+			continue
+		}
+		a.cached++
+		e.sample(a, logits[0])
+	}
+}
+
+// failed ends a generation on which the decoder failed; one that was ended is settled by whoever ended it.
+func (e *Engine) failed(a *active, err error) {
+	e.mu.Lock()
+	gone := a.gone || e.closing
+	e.mu.Unlock()
+	if !gone {
+		e.free(a, e.options.Fault(err))
+	}
+}
+
+// sample takes the next token of a generation from its logits.
+func (e *Engine) sample(a *active, logits []float32) {
+	if e.isGone(a) {
+		return
+	}
+	token, f := a.sampler.next(logits, a.tokens)
+	if f != nil {
+		e.free(a, f)
+		return
+	}
+	now := time.Now()
+	if e.ends[token] {
+		e.finish(a, inferencev1.FinishReason_FINISH_REASON_STOP)
+		return
+	}
+	if a.text == nil {
+		text, err := e.tokenizer.Stream()
+		if err != nil {
+			e.free(a, fault.InternalError(err))
+			return
+		}
+		a.text = text
+	}
+	text, err := a.text.Add(token)
+	if err != nil {
+		e.free(a, fault.InternalError(err))
+		return
+	}
+	if a.tokens == 0 {
+		a.ending.Decoding, a.ending.First = now, now.Sub(a.request.Arrived)
+		e.options.Watcher.First(a.ending.First)
+	}
+	e.options.Watcher.Token()
+	a.tokens++
+	a.next, a.last = token, now
+	tokens, stopped := a.stops.add(Token{ID: token, Text: text})
+	a.give(tokens)
+	switch {
+	case stopped:
+		e.finish(a, inferencev1.FinishReason_FINISH_REASON_STOP_SEQUENCE)
+	case a.tokens == a.limit:
+		e.finish(a, inferencev1.FinishReason_FINISH_REASON_LENGTH)
+	}
+}
+
+// finish ends a generation by itself.
+func (e *Engine) finish(a *active, reason inferencev1.FinishReason) {
+	a.ending.Reason = reason
+	a.over = true
+	e.free(a, nil)
+}
