@@ -3,13 +3,12 @@
 // ONNX Runtime's C API is one table of functions whose places never change; a release only appends. This file names the places that it
 // uses, so that building needs no header of ONNX Runtime; api_test.go holds them against the header itself.
 
-#include "api.h"
+#include "table.h"
 
 #include <dlfcn.h>
 #ifdef __linux__
 #include <malloc.h>
 #endif
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,83 +26,15 @@ enum {
   ELEMENT_STRING = 8
 };
 
-typedef void *status;
 typedef struct {
   const void *const *(*GetApi)(uint32_t version);
   const char *(*GetVersionString)(void);
 } api_base;
 
-static struct {
-  const char *(*GetErrorMessage)(status);
-  status (*CreateEnv)(int severity, const char *id, void **env);
-  status (*DisableTelemetryEvents)(void *env);
-  status (*CreateSessionFromArray)(void *env, const void *data, size_t size, void *options, void **session);
-  status (*Run)(void *session, void *options, const char *const *input_names, void *const *inputs, size_t input_count,
-                const char *const *output_names, size_t output_count, void **outputs);
-  status (*CreateSessionOptions)(void **options);
-  status (*SetSessionLogSeverityLevel)(void *options, int severity);
-  status (*SetIntraOpNumThreads)(void *options, int threads);
-  status (*SetInterOpNumThreads)(void *options, int threads);
-  status (*SessionGetInputCount)(void *session, size_t *count);
-  status (*SessionGetOutputCount)(void *session, size_t *count);
-  status (*SessionGetInputTypeInfo)(void *session, size_t index, void **info);
-  status (*SessionGetOutputTypeInfo)(void *session, size_t index, void **info);
-  status (*SessionGetInputName)(void *session, size_t index, void *allocator, char **name);
-  status (*SessionGetOutputName)(void *session, size_t index, void *allocator, char **name);
-  status (*CreateRunOptions)(void **options);
-  status (*RunOptionsSetTerminate)(void *options);
-  status (*CreateTensorAsOrtValue)(void *allocator, const int64_t *dims, size_t rank, int dtype, void **value);
-  status (*CreateTensorWithDataAsOrtValue)(void *memory, void *data, size_t size, const int64_t *dims, size_t rank, int dtype,
-                                           void **value);
-  status (*IsTensor)(void *value, int *is);
-  status (*GetTensorMutableData)(void *value, void **data);
-  status (*GetStringTensorDataLength)(void *value, size_t *size);
-  status (*GetStringTensorContent)(void *value, void *data, size_t size, size_t *offsets, size_t count);
-  status (*CastTypeInfoToTensorInfo)(void *info, void **tensor_info);
-  status (*GetOnnxTypeFromTypeInfo)(void *info, int *kind);
-  status (*GetTensorElementType)(void *tensor_info, int *dtype);
-  status (*GetDimensionsCount)(void *tensor_info, size_t *rank);
-  status (*GetDimensions)(void *tensor_info, int64_t *dims, size_t rank);
-  status (*GetTensorShapeElementCount)(void *tensor_info, size_t *count);
-  status (*GetTensorTypeAndShape)(void *value, void **tensor_info);
-  status (*CreateMemoryInfo)(const char *name, int allocator, int id, int memory, void **info);
-  status (*CreateCpuMemoryInfo)(int allocator, int memory, void **info);
-  status (*AllocatorFree)(void *allocator, void *pointer);
-  status (*GetAllocatorWithDefaultOptions)(void **allocator);
-  status (*AddSessionConfigEntry)(void *options, const char *key, const char *value);
-  status (*CreateAllocator)(void *session, void *memory, void **allocator);
-  status (*RunWithBinding)(void *session, void *options, void *binding);
-  status (*CreateIoBinding)(void *session, void **binding);
-  status (*BindInput)(void *binding, const char *name, void *value);
-  status (*BindOutputToDevice)(void *binding, const char *name, void *memory);
-  status (*GetBoundOutputValues)(void *binding, void *allocator, void ***values, size_t *count);
-  status (*SynchronizeBoundInputs)(void *binding);
-  status (*SynchronizeBoundOutputs)(void *binding);
-  status (*SessionOptionsAppendExecutionProvider_CUDA_V2)(void *options, void *cuda);
-  status (*CreateCUDAProviderOptions)(void **cuda);
-  status (*UpdateCUDAProviderOptions)(void *cuda, const char *const *keys, const char *const *values, size_t count);
-  status (*Session_GetEpGraphAssignmentInfo)(void *session, void *const **subgraphs, size_t *count);
-  status (*EpAssignedSubgraph_GetEpName)(void *subgraph, const char **name);
-  status (*EpAssignedSubgraph_GetNodes)(void *subgraph, void *const **nodes, size_t *count);
-  status (*GetResizedStringTensorElementBuffer)(void *value, size_t index, size_t size, char **buffer);
-  status (*AddExternalInitializersFromFilesInMemory)(void *options, const char *const *names, char *const *data, const size_t *sizes,
-                                                     size_t count);
-  status (*GetTensorSizeInBytes)(void *value, size_t *size);
-  bool (*TensorTypeAndShape_HasShape)(void *tensor_info);
-  void (*ReleaseStatus)(status);
-  void (*ReleaseSession)(void *);
-  void (*ReleaseValue)(void *);
-  void (*ReleaseRunOptions)(void *);
-  void (*ReleaseTypeInfo)(void *);
-  void (*ReleaseTensorTypeAndShapeInfo)(void *);
-  void (*ReleaseSessionOptions)(void *);
-  void (*ReleaseMemoryInfo)(void *);
-  void (*ReleaseAllocator)(void *);
-  void (*ReleaseIoBinding)(void *);
-  void (*ReleaseCUDAProviderOptions)(void *);
-} ort;
+struct concord_table ort;
 
-static void *environment, *cpu_memory, *allocator;
+void *concord_ort_cpu_memory;
+static void *environment, *allocator;
 static char nothing; // an address for no bytes
 
 static void fill(const void *const *table) {
@@ -125,6 +56,7 @@ static void fill(const void *const *table) {
   PLACE(37, SessionGetOutputName);
   PLACE(39, CreateRunOptions);
   PLACE(46, RunOptionsSetTerminate);
+  PLACE(47, RunOptionsUnsetTerminate);
   PLACE(48, CreateTensorAsOrtValue);
   PLACE(49, CreateTensorWithDataAsOrtValue);
   PLACE(50, IsTensor);
@@ -157,6 +89,7 @@ static void fill(const void *const *table) {
   PLACE(134, CreateIoBinding);
   PLACE(135, ReleaseIoBinding);
   PLACE(136, BindInput);
+  PLACE(137, BindOutput);
   PLACE(138, BindOutputToDevice);
   PLACE(140, GetBoundOutputValues);
   PLACE(202, SynchronizeBoundInputs);
@@ -175,19 +108,12 @@ static void fill(const void *const *table) {
 #undef PLACE
 }
 
-// The text of a failed status, which it releases; NULL where nothing failed.
-static char *failure(status s) {
+char *concord_ort_failure(status s) {
   if (!s) return NULL;
   char *text = strdup(ort.GetErrorMessage(s));
   ort.ReleaseStatus(s);
   return text ? text : strdup("out of memory");
 }
-
-#define TRY(call)                     \
-  do {                                \
-    if ((error = failure(call)) != 0) \
-      goto done;                      \
-  } while (0)
 
 char *concord_ort_open(const char *path, const char *want, const char **version) {
   char *error = NULL;
@@ -206,7 +132,7 @@ char *concord_ort_open(const char *path, const char *want, const char **version)
   // Every error comes back as a status; what ONNX Runtime itself would print has no place among JSON lines.
   TRY(ort.CreateEnv(LOG_FATAL, "concord", &environment));
   TRY(ort.DisableTelemetryEvents(environment));
-  TRY(ort.CreateCpuMemoryInfo(ARENA_ALLOCATOR, MEMORY_DEFAULT, &cpu_memory));
+  TRY(ort.CreateCpuMemoryInfo(ARENA_ALLOCATOR, MEMORY_DEFAULT, &concord_ort_cpu_memory));
   TRY(ort.GetAllocatorWithDefaultOptions(&allocator));
 done:
   return error;
@@ -270,7 +196,7 @@ static char *add_files(void *options, const concord_file *files, size_t count) {
       data[i] = files[i].size ? (char *)files[i].data : &nothing;
       sizes[i] = files[i].size;
     }
-    error = failure(ort.AddExternalInitializersFromFilesInMemory(options, names, data, sizes, count));
+    error = concord_ort_failure(ort.AddExternalInitializersFromFilesInMemory(options, names, data, sizes, count));
   }
   free(names);
   free(data);
@@ -367,7 +293,7 @@ done:
 
 static void forget(concord_io *io, size_t count) {
   for (size_t i = 0; io && i < count; i++) {
-    if (io[i].name) failure(ort.AllocatorFree(allocator, io[i].name));
+    if (io[i].name) concord_ort_failure(ort.AllocatorFree(allocator, io[i].name));
     free(io[i].dims);
   }
   free(io);
@@ -385,9 +311,9 @@ void concord_ort_unload(concord_session *s) {
 #endif
 }
 
-char *concord_ort_options_new(void **options) { return failure(ort.CreateRunOptions(options)); }
+char *concord_ort_options_new(void **options) { return concord_ort_failure(ort.CreateRunOptions(options)); }
 
-void concord_ort_options_terminate(void *options) { free(failure(ort.RunOptionsSetTerminate(options))); }
+void concord_ort_options_terminate(void *options) { free(concord_ort_failure(ort.RunOptionsSetTerminate(options))); }
 
 void concord_ort_options_free(void *options) { ort.ReleaseRunOptions(options); }
 
@@ -404,7 +330,7 @@ static char *make_value(const concord_session *s, const concord_in *in, void **v
     return NULL;
   }
   if (in->dtype != ELEMENT_STRING)
-    return failure(ort.CreateTensorWithDataAsOrtValue(cpu_memory, in->size ? (void *)in->data : (void *)&nothing, in->size, in->dims, in->rank,
+    return concord_ort_failure(ort.CreateTensorWithDataAsOrtValue(concord_ort_cpu_memory, in->size ? (void *)in->data : (void *)&nothing, in->size, in->dims, in->rank,
                                                       in->dtype, value));
   TRY(ort.CreateTensorAsOrtValue(allocator, in->dims, in->rank, ELEMENT_STRING, value));
   // Not FillStringTensor: it takes C strings, which end at the first NUL.
@@ -465,14 +391,14 @@ static char *run_bound(const concord_session *s, void *options, const char **nam
   for (size_t i = 0; i < in_count; i++) TRY(ort.BindInput(binding, names[i], values[i]));
   for (size_t i = 0; i < wanted_count; i++) {
     bool text = s->outputs[wanted[i]].dtype == ELEMENT_STRING;
-    TRY(ort.BindOutputToDevice(binding, names[in_count + i], text ? cpu_memory : s->pinned_memory));
+    TRY(ort.BindOutputToDevice(binding, names[in_count + i], text ? concord_ort_cpu_memory : s->pinned_memory));
   }
   TRY(ort.SynchronizeBoundInputs(binding));
   TRY(ort.RunWithBinding(s->session, options, binding));
   TRY(ort.SynchronizeBoundOutputs(binding));
   TRY(ort.GetBoundOutputValues(binding, allocator, &bound, &count));
   for (size_t i = 0; i < count; i++) values[in_count + i] = bound[i];
-  if (bound) free(failure(ort.AllocatorFree(allocator, bound)));
+  if (bound) free(concord_ort_failure(ort.AllocatorFree(allocator, bound)));
   if (count != wanted_count) error = strdup("the run gave another number of outputs");
 done:
   if (binding) ort.ReleaseIoBinding(binding);

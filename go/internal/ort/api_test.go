@@ -27,8 +27,12 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	table, err := os.ReadFile("table.h")
+	if err != nil {
+		t.Fatal(err)
+	}
 	used := regexp.MustCompile(`PLACE\((\d+), (\w+)\);`).FindAllStringSubmatch(string(source), -1)
-	declared := strings.Count(string(source[strings.Index(string(source), "static struct {"):strings.Index(string(source), "} ort;")]), ";\n")
+	declared := strings.Count(string(table[strings.Index(string(table), "struct concord_table {"):strings.Index(string(table), "\n};")]), ";\n")
 	if len(used) == 0 || len(used) != declared {
 		t.Fatalf("%d functions are placed, %d declared", len(used), declared)
 	}
