@@ -330,8 +330,8 @@ static char *make_value(const concord_session *s, const concord_in *in, void **v
     return NULL;
   }
   if (in->dtype != ELEMENT_STRING)
-    return concord_ort_failure(ort.CreateTensorWithDataAsOrtValue(concord_ort_cpu_memory, in->size ? (void *)in->data : (void *)&nothing, in->size, in->dims, in->rank,
-                                                      in->dtype, value));
+    return concord_ort_failure(ort.CreateTensorWithDataAsOrtValue(concord_ort_cpu_memory, in->size ? (void *)in->data : (void *)&nothing,
+                                                                  in->size, in->dims, in->rank, in->dtype, value));
   TRY(ort.CreateTensorAsOrtValue(allocator, in->dims, in->rank, ELEMENT_STRING, value));
   // Not FillStringTensor: it takes C strings, which end at the first NUL.
   for (size_t i = 0; i < in->size; i++) {

@@ -32,7 +32,7 @@ func TestPlaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	used := regexp.MustCompile(`PLACE\((\d+), (\w+)\);`).FindAllStringSubmatch(string(source), -1)
-	declared := strings.Count(string(table[strings.Index(string(table), "struct concord_table {"):strings.Index(string(table), "\n};")]), ";\n")
+	declared := strings.Count(string(table[strings.Index(string(table), "struct concord_table {"):strings.Index(string(table), "\n};")+1]), ";\n")
 	if len(used) == 0 || len(used) != declared {
 		t.Fatalf("%d functions are placed, %d declared", len(used), declared)
 	}
