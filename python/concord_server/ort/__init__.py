@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from concord_server.ort import device
+from concord_server.ort.generator import Generators
 from concord_server.ort.library import check_library, library
 from concord_server.ort.session import OrtSession, Runtime, api
 
-__all__ = ["VERSION", "OrtSession", "Runtime", "check_device", "check_library", "library"]
+__all__ = ["VERSION", "Generators", "OrtSession", "Runtime", "check_device", "check_library", "library"]
 
 VERSION: str = api().version
 """The release of ONNX Runtime."""

@@ -81,6 +81,7 @@ PLACES: dict[str, tuple[int, Any, tuple[Any, ...]]] = {
     "CreateIoBinding": (134, c_void_p, (c_void_p, _out)),
     "ReleaseIoBinding": (135, None, (c_void_p,)),
     "BindInput": (136, c_void_p, (c_void_p, c_char_p, c_void_p)),
+    "BindOutput": (137, c_void_p, (c_void_p, c_char_p, c_void_p)),
     "BindOutputToDevice": (138, c_void_p, (c_void_p, c_char_p, c_void_p)),
     "GetBoundOutputValues": (140, c_void_p, (c_void_p, c_void_p, c_void_p, _sizes)),
     "SynchronizeBoundInputs": (202, c_void_p, (c_void_p,)),
@@ -140,6 +141,9 @@ class Api:
         for name, (place, result, arguments) in PLACES.items():
             prototype = ctypes.CFUNCTYPE if name in _LONG else ctypes.PYFUNCTYPE
             setattr(self, name, prototype(result, *arguments)(table[place]))
+        # Long only where it copies to another device.
+        place, result, arguments = PLACES["BindInput"]
+        self.BindInputNow = ctypes.PYFUNCTYPE(result, *arguments)(table[place])
         self.environment = self.make("CreateEnv", FATAL, b"concord")
         self.check(self.DisableTelemetryEvents(self.environment))
         self.cpu_memory = self.make("CreateCpuMemoryInfo", _ARENA_ALLOCATOR, _MEMORY_DEFAULT)

@@ -19,7 +19,7 @@ from ctypes import POINTER, byref, c_bool, c_char_p, c_int32, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
-from concord_server.generate import TokenizerError
+from concord_server.generate import GENAI_CONFIG, TokenizerError
 from concord_server.model import SessionError
 from concord_server.ort.session import api
 
@@ -29,14 +29,14 @@ _LIBRARY = "libonnxruntime-genai.so"
 
 # The tokenizer wants a configuration beside its files, of which it needs this alone. The package's own could make the
 # library load providers and other files.
-_CONFIG_FILE, _CONFIG = "genai_config.json", b'{"model":{"context_length":1}}'
-
-_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""What the library reads of a package."""
+_CONFIG = (
+    b'{"model":{"type":"llama","vocab_size":1,"context_length":1,"eos_token_id":0,"bos_token_id":0,"pad_token_id":0}}'
+)
+_NEEDED = ("tokenizer.json", "tokenizer_config.json")
 
 # Whether an escape stands for NUL depends on how many backslashes are before it.
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-_NUL = "a NUL character has no tokens"
+_NUL = "expected no NUL character, got one"
 
 _out = POINTER(c_void_p)
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -135,9 +135,7 @@ class GenAI:
         """Raises the TokenizerError of a result."""
         message: bytes = self.call("OgaResultGetError", result) or b""
         self.call("OgaDestroyResult", result)
-        # Further lines draw where in the template it happened.
-        text, _, _ = message.decode("utf-8", "replace").partition("\n")
-        raise TokenizerError(text.strip())
+        raise TokenizerError(message.decode("utf-8", "replace"))
 
     def make(self, name: str, *arguments: Any) -> int:
         """What a function gives through its last argument. Raises TokenizerError."""
@@ -147,15 +145,18 @@ class GenAI:
 
     def tokenizer(self, files: Mapping[str, bytes]) -> GenAITokenizer:
         """The tokenizer of a package's files. Raises SessionError where the library refuses them."""
-        with tempfile.TemporaryDirectory(prefix="concord-") as folder:
-            for name in _FILES:
-                if name in files:
-                    Path(folder, name).write_bytes(files[name])
-            Path(folder, _CONFIG_FILE).write_bytes(_CONFIG)
-            try:
+        for name in _NEEDED:
+            if not files.get(name):
+                raise SessionError(f"expected {name}, got none")
+        try:
+            with tempfile.TemporaryDirectory(prefix="concord-") as folder:
+                for name, data in {**files, GENAI_CONFIG: _CONFIG}.items():
+                    Path(folder, name).write_bytes(data)
                 pointer = self.make("OgaCreateTokenizerFromPath", os.fsencode(folder))
-            except TokenizerError as error:
-                raise SessionError(str(error).replace(folder, "").strip()) from None
+        except OSError:
+            raise SessionError("the tokenizer's files cannot be written") from None
+        except TokenizerError as error:
+            raise SessionError(str(error)) from None
         return GenAITokenizer(self, pointer)
 
 

@@ -17,7 +17,7 @@ from concord_server.ort.library import library
 from concord_server.ort.values import Values
 from concord_server.tensor import DType, Spec, Tensor, dtype_name
 
-__all__ = ["OrtSession", "Runtime"]
+__all__ = ["OrtSession", "RunOptions", "Runtime"]
 
 # A graph that names a file other than those given must not reach the disk: a graph from memory would look in the
 # working directory. This folder cannot exist, since a path component holds at most 255 bytes.
@@ -99,8 +99,8 @@ class OrtSession:
     """A model.Session on ONNX Runtime. It is freed with the last reference to it."""
 
     def __init__(self, api: Api, pointer: int, device: int = CPU) -> None:
-        self._api = api
-        self._pointer = pointer
+        self.api = api
+        self.pointer = pointer
         self._binding: Binding | None = None
         self.device = "cpu" if device < 0 else f"cuda:{device}"
         self.inputs = tuple(_specs(api, pointer, "input"))
@@ -122,16 +122,16 @@ class OrtSession:
     def __del__(self) -> None:
         if self._binding:
             self._binding.close()
-        self._api.ReleaseSession(self._pointer)
+        self.api.ReleaseSession(self.pointer)
         _give_back()
 
     def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
         """See model.Session. The outputs share ONNX Runtime's memory and may be written to."""
         if not wanted:
             return []
-        api = self._api
+        api = self.api
         # Nobody else gets a turn while the event loop runs it: there is nothing to end it with.
-        options = _Options(api) if call.terminable else None
+        options = RunOptions(api) if call.terminable else None
         names = self._output_names(tuple(wanted))
         binding = self._binding
         with Values(api, len(inputs)) as given, Values(api, len(wanted)) as got:
@@ -144,7 +144,7 @@ class OrtSession:
                     binding.run(pointer, self._input_names, given.pointers, names, got.pointers)
                 else:
                     status = api.Run(
-                        self._pointer,
+                        self.pointer,
                         pointer,
                         self._input_names,
                         given.pointers,
@@ -166,7 +166,7 @@ class OrtSession:
             return [Tensor(t.dtype, t.array.copy()) for t in outputs] if binding else outputs
 
 
-class _Options:
+class RunOptions:
     """Run options. They outlive the run where a caller that goes at its very end still terminates it."""
 
     def __init__(self, api: Api) -> None:
