@@ -9,11 +9,14 @@ same.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,102 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime
 
-__all__ = ["Generated", "Reference"]
+__all__ = ["Generated", "Reference", "Settings", "philox", "sample", "seed_of"]
+
+DEFAULT_TOKENS = 256
+"""Where a request names no max_tokens."""
 
 LEAST_MARGIN = 1e-3
 """The two largest logits of a greedy token lie at least so far apart: another machine's sums choose the same one."""
+LEAST_DISTANCE = 1e-5
+"""A sampled token's random number lies at least so far, as a part of the whole, from where the next token begins."""
+
+LOG2E = float.fromhex("0x1.71547652b82fep+0")
+COEFFICIENTS = [
+    float.fromhex(text)
+    for text in (
+        "0x1.62e429203a9dcp-1",
+        "0x1.ebf9bb8a9f551p-3",
+        "0x1.c6b752dcae731p-5",
+        "0x1.3cea87425bd84p-7",
+        "0x1.5bba148b6a29bp-10",
+    )
+]
+_WORD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How text is generated: inference.v1.InferenceConfig. A seed is needed where the temperature is not 0."""
+
+    max_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+def seed_of(request_id: str) -> int:
+    """The seed of a sampled request that names none, by the id that it gives."""
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "little")
+
+
+def philox(seed: int, index: int) -> int:
+    """The 64-bit random number of a token: Philox4x32-10."""
+    counter = [index & _WORD, index >> 32 & _WORD, 0, 0]
+    low, high = seed & _WORD, seed >> 32 & _WORD
+    for _ in range(10):
+        first, second = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [second >> 32 ^ counter[1] ^ low, second & _WORD, first >> 32 ^ counter[3] ^ high, first & _WORD]
+        low, high = low + 0x9E3779B9 & _WORD, high + 0xBB67AE85 & _WORD
+    return counter[0] | counter[1] << 32
+
+
+def weights_of(logits: Sequence[float], temperature: float) -> list[tuple[int, int]]:
+    """(weight, token) of each token, the likeliest first."""
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    scale, most = LOG2E / float(np.float32(temperature)), logits[order[0]]
+    weights = []
+    for token in order:
+        y = (logits[token] - most) * scale
+        if y < -32:
+            weights.append((0, token))
+            continue
+        n = round(y)
+        f = y - n
+        p = COEFFICIENTS[4]
+        for coefficient in (*reversed(COEFFICIENTS[:4]), 1.0):
+            p = p * f + coefficient
+        weights.append((math.floor(math.ldexp(p, 32 + n)), token))
+    return weights
+
+
+def sample(logits: Sequence[float], settings: Settings, index: int) -> int:
+    """The token that is picked. Raises ValueError where another machine's sums could pick another one."""
+    weights = weights_of(logits, settings.temperature)
+    if settings.top_k:
+        weights = weights[: settings.top_k]
+    if 0 < settings.top_p < 1:
+        share = int(Fraction(float(np.float32(settings.top_p))) * (1 << 64))
+        enough = max(1, share * sum(weight for weight, _ in weights) >> 64)
+        held, count = 0, 0
+        while held < enough:
+            held += weights[count][0]
+            count += 1
+        if min(abs(held - enough), abs(enough - held + weights[count - 1][0])) < LEAST_DISTANCE * held:
+            raise ValueError("top_p ends too near a token's end")
+        weights = weights[:count]
+    whole = sum(weight for weight, _ in weights)
+    random = philox(settings.seed, index) * whole >> 64
+    held = 0
+    for weight, token in weights:
+        held += weight
+        if held > random:
+            if min(held - random, random - held + weight) < LEAST_DISTANCE * whole and weight != whole:
+                raise ValueError("the random number lies too near a token's end")
+            return token
+    raise AssertionError("the random number lies below the sum")
 
 
 @dataclass(frozen=True)
@@ -37,12 +132,23 @@ class Generated:
     pieces: tuple[str, ...]
     """The text that each token completes."""
     finish: str
-    """STOP or LENGTH."""
+    """STOP, LENGTH or STOP_SEQUENCE."""
+    seed: int = 0
+    """0 where nothing was sampled."""
 
     @property
     def text(self) -> str:
         """All of it."""
         return "".join(self.pieces)
+
+
+def _stop_at(text: str, stops: Sequence[str]) -> int | None:
+    """Where the text ends that is delivered, once a stop text is complete."""
+    for end in range(1, len(text) + 1):
+        complete = [stop for stop in stops if text[:end].endswith(stop)]
+        if complete:
+            return end - max(map(len, complete))
+    return None
 
 
 class Reference:
@@ -92,27 +198,42 @@ class Reference:
                 pieces.append("")
         return pieces
 
-    def generate(self, prompt: str, max_tokens: int = 256) -> Generated:
-        """Greedy: the most likely token each time."""
+    def generate(self, prompt: str, settings: Settings | int = 0) -> Generated:
+        """The answer; an integer stands for max_tokens. Raises ValueError where another machine could say otherwise."""
+        if isinstance(settings, int):
+            settings = Settings(settings)
         tokens = self.encode(prompt)
-        cache = self._empty()
-        logits, cache = self._run(tokens, 0, cache)
-        limit = min(max_tokens or 256, self.context - len(tokens))
+        logits, cache = self._run(tokens, 0, self._empty())
+        limit = min(settings.max_tokens or DEFAULT_TOKENS, self.context - len(tokens))
         made: list[int] = []
-        finish = "LENGTH"
-        while True:
-            best, second = np.sort(logits)[-2:][::-1]
-            if best - second < LEAST_MARGIN:
-                raise ValueError(f"{prompt!r}: two tokens are as likely")
-            token = int(logits.argmax())
+        finish = ""
+        while not finish:
+            token = self._pick(logits, settings, len(made), prompt)
             if token in self.ends:
                 finish = "STOP"
                 break
             made.append(token)
-            if len(made) == limit:
-                break
-            logits, cache = self._run([token], len(tokens) + len(made) - 1, cache)
-        return Generated(len(tokens), tuple(made), tuple(self.pieces(made)), finish)
+            if _stop_at("".join(self.pieces(made)), settings.stop) is not None:
+                finish = "STOP_SEQUENCE"
+            elif len(made) == limit:
+                finish = "LENGTH"
+            else:
+                logits, cache = self._run([token], len(tokens) + len(made) - 1, cache)
+        pieces = self.pieces(made)
+        left = _stop_at("".join(pieces), settings.stop)
+        if left is not None:
+            for index, piece in enumerate(pieces):
+                pieces[index] = piece[:left]
+                left -= len(pieces[index])
+        return Generated(len(tokens), tuple(made), tuple(pieces), finish, settings.seed if settings.temperature else 0)
+
+    def _pick(self, logits: Any, settings: Settings, index: int, prompt: str) -> int:
+        best, second = np.sort(logits)[-2:][::-1]
+        if settings.temperature:
+            return sample([float(logit) for logit in logits], settings, index)
+        if best - second < LEAST_MARGIN:
+            raise ValueError(f"{prompt!r}: two tokens are as likely")
+        return int(logits.argmax())
 
     def _empty(self) -> dict[str, Any]:
         decoder = self._decoder

@@ -79,6 +79,19 @@ def _catalog_model_problems(model: model_pb2.Model) -> list[str]:
 def _execution_problems(version: model_pb2.ModelVersion) -> list[str]:
     """What must hold of how a version runs."""
     execution, problems = version.execution, []
+    sizes = [
+        execution.generation_slots,
+        execution.context_length,
+        execution.kv_cache_bytes,
+        execution.prefill_chunk_tokens,
+    ]
+    if version.kind == model_pb2.MODEL_KIND_GENERATOR:
+        # Its generations share steps, not requests executions: there is no policy.
+        if min(sizes) < 1 or execution.max_queue_rows < 1 or not execution.device:
+            problems.append(f"expected slots, context, memory, chunk, queue and a device, got {clip(plain(execution))}")
+        return problems
+    if any(sizes):
+        problems.append(f"generates no text, yet has slots, context, memory or a chunk: {clip(plain(execution))}")
     if not execution.policy or not execution.source or not execution.device:
         problems.append(f"expected a policy, its source and a device, got {clip(plain(execution))}")
     if execution.executors < 1 or execution.max_batch_rows < 1 or execution.max_queue_rows < 1:

@@ -271,6 +271,9 @@ class Client:
         timer = threading.Timer(call.cancel_after_ms / 1000, stream.cancel) if call.cancel_after_ms else None
         if timer is not None:
             timer.start()
+        if call.unread:
+            # The library asks for a message when it is iterated, and for none before.
+            live.wait_for_reading(lambda: not stream.is_active(), LONGEST_CALL_SECONDS)
         try:
             for message in stream:
                 exchange.responses.append(message)

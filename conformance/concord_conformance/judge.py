@@ -33,6 +33,7 @@ from concord_conformance.compare import (
 )
 from concord_conformance.fill import apply_fill
 from concord_conformance.reflection import reflection_problems
+from concord_conformance.stream import difference_problems, stream_problems, text_problems
 
 __all__ = ["Alone", "exchange_problems", "step_problems"]
 
@@ -46,7 +47,9 @@ _ANSWERS: dict[str, type[Message]] = {
     "batch_predict": inference_service_pb2.BatchPredictResponse,
     "tensor_predict": model_inference_pb2.PredictionResponse,
     "tensor_batch_predict": model_inference_pb2.BatchPredictionResponse,
+    "stream_predict": inference_service_pb2.PredictToken,
 }
+_NOTHING = suite_pb2.Expectation()
 # What a library on either side may answer by itself, before or without the server's handlers.
 _LIBRARY_CODES = frozenset({"DEADLINE_EXCEEDED", "CANCELLED"})
 
@@ -62,7 +65,7 @@ def step_problems(step: suite_pb2.Step, exchanges: Sequence[Exchange], alone: Al
         problems += [f"call {exchange.index}: {problem}" if many else problem for problem in found]
         if len(problems) > 20:
             break
-    return problems + _repeated_ids(exchanges)
+    return problems + _repeated_ids(exchanges) + difference_problems(step.expect, exchanges)
 
 
 def _share_problems(shares: Sequence[suite_pb2.Share], exchanges: Sequence[Exchange], alone: Alone) -> list[str]:
@@ -109,6 +112,8 @@ def exchange_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: 
             problems += rules.status_problems(exchange.code, exchange.message, exchange.details)
         if exchange.code == accepted:
             problems += _error_problems(expect, exchange.message, exchange.details, optional)
+        if exchange.rpc == "stream_predict":
+            problems += stream_problems(expect if exchange.code == accepted else _NOTHING, exchange, alone)
     elif accepted == "OK":
         problems += _answer_problems(expect, exchange, alone)
     problems += _limit_problems(expect, exchange)
@@ -179,7 +184,7 @@ def _answer_problems(expect: suite_pb2.Expectation, exchange: Exchange, alone: A
             case "batch" | "batch_predict" | "tensor_batch_predict":
                 return _one(exchange) or _batch_problems(expect, exchange, alone)
             case "stream" | "stream_predict":
-                return _stream_problems(expect, exchange)
+                return stream_problems(expect, exchange, alone)
             case "health" | "check" | "health_check" | "health_watch":
                 return _health_problems(expect, exchange)
             case "model" | "get_model":
@@ -225,9 +230,7 @@ def _predict_problems(expect: suite_pb2.Expectation, got: Any, exchange: Exchang
     wanted, closeness = _expected(expect, index), _closeness(expect)
     problems += float_map_problems("predictions", wanted.predictions, got.predictions, closeness)
     problems += feature_map_problems("outputs", wanted.outputs, got.outputs, closeness)
-    if wanted.seed != got.seed:
-        problems.append(f"seed: expected {wanted.seed}, got {got.seed}")
-    return problems + _given_problems(wanted, got)
+    return problems + text_problems(wanted, got) + _given_problems(wanted, got)
 
 
 def _tensor_problems(expect: suite_pb2.Expectation, got: Any, exchange: Exchange, index: int) -> list[str]:
@@ -243,15 +246,8 @@ def _common_problems(got: Any, exchange: Exchange) -> list[str]:
     return (
         rules.version_problems(got.model_version)
         + rules.timing_problems(got, exchange.elapsed_ms)
-        + _echo(got.request_id, exchange.request)
+        + rules.echo_problems(got.request_id, exchange.request)
     )
-
-
-def _echo(request_id: str, request: Any) -> list[str]:
-    asked = getattr(request, "request_id", "") if request is not None else ""
-    if asked and request_id != asked:
-        return [f"request_id: expected {clip(asked)} as sent, got {clip(request_id)}"]
-    return [] if request_id else ["request_id: none was sent, and none was made"]
 
 
 def _given_problems(wanted: Any, got: Any) -> list[str]:
@@ -343,6 +339,7 @@ def _single_problems(result: Any, single: Exchange, tensors: bool) -> list[str]:
         answer = _read(single, inference_service_pb2.PredictResponse)
         problems = float_map_problems("predictions", answer.predictions, response.predictions, exact)
         problems += feature_map_problems("outputs", answer.outputs, response.outputs, exact)
+        problems += text_problems(answer, response)
     if answer.model_version != response.model_version:
         problems.append(f"model_version: {response.model_version!r}, by itself {answer.model_version!r}")
     return [f"{problem} (expected is the answer by itself)" for problem in problems]
@@ -359,47 +356,6 @@ def _plain_status(status: status_pb2.Status) -> Any:
         "retry": [bool(retry) for retry in retries],
         "details": len(status.details),
     }
-
-
-def _stream_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:
-    kind = bits_class(inference_service_pb2.PredictToken)
-    tokens: list[Any] = [kind.FromString(data) for data in exchange.responses]
-    if not tokens:
-        return ["the stream ended without a final message"]
-    problems = []
-    for index, token in enumerate(tokens):
-        last = index == len(tokens) - 1
-        if token.is_final != last:
-            problems.append(f"messages[{index}].is_final: expected {last}, got {token.is_final}")
-        if token.token_index != index:
-            problems.append(f"messages[{index}].token_index: expected {index}, got {token.token_index}")
-        problems += rules.version_problems(token.model_version) + _echo(token.request_id, exchange.request)
-        if len(problems) > 10:
-            return problems
-    final = tokens[-1]
-    if final.token:
-        problems.append(f"final message: expected no text, got {clip(final.token)}")
-    if not final.finish_reason:
-        problems.append("final message: finish_reason is not set")
-    if final.usage.completion_tokens != len(tokens) - 1:
-        problems.append(
-            f"final message: usage.completion_tokens is {final.usage.completion_tokens}, "
-            f"but {len(tokens) - 1} tokens came"
-        )
-    if expect.WhichOneof("response") != "stream":
-        return problems
-    wanted: list[Any] = list(_expected(expect, exchange.index).messages)
-    if len(wanted) != len(tokens):
-        problems.append(f"expected {len(wanted)} messages, got {len(tokens)}")
-    for index, (a, b) in enumerate(zip(wanted, tokens, strict=False)):
-        for name in ("token", "is_final", "token_index", "token_id", "finish_reason", "seed"):
-            if getattr(a, name) != getattr(b, name):
-                problems.append(f"messages[{index}].{name}: expected {getattr(a, name)!r}, got {getattr(b, name)!r}")
-        if a.HasField("usage") and a.usage.prompt_tokens != b.usage.prompt_tokens:
-            problems.append(
-                f"messages[{index}].usage.prompt_tokens: expected {a.usage.prompt_tokens}, got {b.usage.prompt_tokens}"
-            )
-    return problems
 
 
 def _health_problems(expect: suite_pb2.Expectation, exchange: Exchange) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["Live"]
@@ -23,6 +24,7 @@ class Live:
         self._messages = 0
         self._first_end: float | None = None
         self._over = threading.Event()
+        self._reading = threading.Event()
         # The client has cancelled.
         self.cancelled = False
 
@@ -34,6 +36,16 @@ class Live:
     def rest(self, seconds: float) -> bool:
         """A pause of a caller, which ends early when there is to be no further call; tells whether it did."""
         return self._over.wait(seconds) if seconds > 0 else False
+
+    def read(self) -> None:
+        """Messages that were left unread are read from now on."""
+        self._reading.set()
+
+    def wait_for_reading(self, ended: Callable[[], bool], seconds: float) -> None:
+        """Returns once messages are to be read, the call has ended, or after so long."""
+        end = time.monotonic() + seconds
+        while not self._reading.wait(0.01) and not self.cancelled and not ended() and time.monotonic() < end:
+            pass
 
     def add(self, call: _Cancellable) -> None:
         """A call has been sent; where the client cancelled meanwhile, this one too."""

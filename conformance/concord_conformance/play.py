@@ -144,6 +144,8 @@ class Player:
             case "finish":
                 self._background[step.finish].live.finish()
                 return self._background[step.finish].problems(_await_seconds())
+            case "read":
+                self._background[step.read].live.read()
             case "arrived":
                 live = self._background[step.arrived.call].live
                 wanted = step.arrived.messages or live.messages + step.arrived.more

@@ -12,8 +12,9 @@ from concord_proto.inference.v1 import errors_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from concord_conformance.bits import float_value
+from concord_conformance.compare import clip
 
-__all__ = ["REASON_CODES", "forbidden_text", "status_problems", "timing_problems", "version_problems"]
+__all__ = ["REASON_CODES", "echo_problems", "forbidden_text", "status_problems", "timing_problems", "version_problems"]
 
 # The code that each reason comes with: the brackets in proto/inference/v1/errors.proto.
 REASON_CODES = {
@@ -56,6 +57,8 @@ REASON_CODES = {
     "LABEL_INVALID": "INVALID_ARGUMENT",
     "VERSION_EXISTS": "ALREADY_EXISTS",
     "STAGING_UNSET": "FAILED_PRECONDITION",
+    "PROMPT_TOO_LONG": "INVALID_ARGUMENT",
+    "PROMPT_INVALID": "INVALID_ARGUMENT",
 }
 
 _REASONS = frozenset(name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.DESCRIPTOR.values_by_name)
@@ -175,7 +178,11 @@ def timing_problems(response: Any, elapsed_ms: float) -> list[str]:
     problems = []
     if not response.HasField("timing"):
         return ["timing: is not set"]
-    times = {"timing.queue_ms": response.timing.queue_ms, "timing.compute_ms": response.timing.compute_ms}
+    times = {
+        "timing.queue_ms": response.timing.queue_ms,
+        "timing.compute_ms": response.timing.compute_ms,
+        "timing.time_to_first_token_ms": response.timing.time_to_first_token_ms,
+    }
     if "latency_ms" in response.DESCRIPTOR.fields_by_name:
         times["latency_ms"] = response.latency_ms
     for name, bits in times.items():
@@ -184,9 +191,20 @@ def timing_problems(response: Any, elapsed_ms: float) -> list[str]:
             problems.append(f"{name}: expected a finite number of at least 0, got {value}")
         elif value > elapsed_ms * 1.01 + _SLACK_MS:
             problems.append(f"{name}: {value} ms, but the client waited only {elapsed_ms:.3f} ms")
+    rate = float_value(response.timing.tokens_per_second)
+    if not math.isfinite(rate) or rate < 0:
+        problems.append(f"timing.tokens_per_second: expected a finite number of at least 0, got {rate}")
     if response.timing.batch_rows < 1:
         problems.append(f"timing.batch_rows: expected at least 1, got {response.timing.batch_rows}")
     return problems
+
+
+def echo_problems(request_id: str, request: Any) -> list[str]:
+    """An answer has its request's id, or one that the server made. `request` is None where it is not known."""
+    asked = getattr(request, "request_id", "") if request is not None else ""
+    if asked and request_id != asked:
+        return [f"request_id: expected {clip(asked)} as sent, got {clip(request_id)}"]
+    return [] if request_id else ["request_id: none was sent, and none was made"]
 
 
 def version_problems(version: str) -> list[str]:

@@ -234,6 +234,8 @@ def _check_step(step: suite_pb2.Step, where: str) -> None:
         raise SuiteError(f"{where}: call: {error}") from None
     if call.batch_size and call.WhichOneof("rpc") not in ("batch_predict", "tensor_batch_predict"):
         raise SuiteError(f"{where}: call.batch_size: is for batches only")
+    if call.unread and call.WhichOneof("rpc") != "stream_predict":
+        raise SuiteError(f"{where}: call.unread: is for streams only")
     _check_expectation(expect, f"{where}: expect")
 
 
@@ -284,7 +286,7 @@ def _check_order(case: suite_pb2.Case, where: str) -> None:
     for index, step in enumerate(case.steps):
         action = step.WhichOneof("action")
         used = list(step.while_running)
-        if action in ("await", "cancel", "finish"):
+        if action in ("await", "cancel", "finish", "read"):
             used.append(getattr(step, action))
         elif action == "arrived":
             used.append(step.arrived.call)

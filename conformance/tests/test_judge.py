@@ -19,7 +19,6 @@ from fake_server import (
     GET,
     LIST,
     PREDICT,
-    STREAM,
     TENSOR_BATCH,
     TENSORS,
     WATCH,
@@ -367,59 +366,7 @@ def test_batches_that_differ_from_single_requests(server: FakeServer, client: Cl
     assert any("error.message" in problem for problem in problems(client, batch_call(), expect))
 
 
-# --- streams, tensors, health, catalog -------------------------------------------------------------------------------
-
-STREAM_CALL = {"stream_predict": {"model_id": "chat", "request_id": "r"}}
-
-
-def tokens(count: int = 2) -> list[Any]:
-    made = [
-        service.PredictToken(token=f"t{i}", token_index=i, token_id=i + 10, request_id="r", model_version="1")
-        for i in range(count)
-    ]
-    final = service.PredictToken(
-        is_final=True,
-        token_index=count,
-        request_id="r",
-        model_version="1",
-        finish_reason=service.FINISH_REASON_STOP,
-        usage=service.Usage(prompt_tokens=4, completion_tokens=count),
-    )
-    return [*made, final]
-
-
-STREAM_EXPECT = {
-    "stream": {
-        "messages": [
-            {"token": "t0", "token_id": "10"},
-            {"token": "t1", "token_id": "11", "token_index": 1},
-            {"is_final": True, "token_index": 2, "finish_reason": "FINISH_REASON_STOP", "usage": {"prompt_tokens": 4}},
-        ]
-    }
-}
-
-
-def test_streams(server: FakeServer, client: Client) -> None:
-    given = tokens()
-    server.handlers[STREAM] = lambda data, context: [token.SerializeToString() for token in given]
-    assert problems(client, STREAM_CALL, STREAM_EXPECT) == []
-    assert problems(client, STREAM_CALL, {}) == []
-    for change, says in (
-        (lambda made: made[:-1], "is_final: expected True"),
-        (lambda made: [*made, made[-1]], "is_final: expected False"),
-        (lambda made: [made[1], made[0], made[2]], "token_index: expected 0"),
-        (lambda made: made[1:], "token_index"),
-        (lambda made: [], "without a final message"),
-    ):
-        given = change(tokens())
-        found = problems(client, STREAM_CALL, {})
-        assert any(says in problem for problem in found), (says, found)
-    given = tokens()
-    given[0].token, given[1].token_id, given[2].usage.completion_tokens = "x", 5, 9
-    given[2].usage.prompt_tokens, given[2].finish_reason, given[2].token = 3, 2, "z"
-    found = problems(client, STREAM_CALL, STREAM_EXPECT)
-    for says in ("messages[0].token:", "token_id", "completion_tokens", "prompt_tokens", "finish_reason", "no text"):
-        assert any(says in problem for problem in found), (says, found)
+# --- tensors, health, catalog -------------------------------------------------------------------------------
 
 
 def test_tensors(server: FakeServer, client: Client) -> None:

@@ -338,6 +338,7 @@ type Step struct {
 	//	*Step_Repository
 	//	*Step_Signal
 	//	*Step_Exit
+	//	*Step_Read
 	Action        isStep_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -512,6 +513,15 @@ func (x *Step) GetExit() *ExitExpectation {
 	return nil
 }
 
+func (x *Step) GetRead() string {
+	if x != nil {
+		if x, ok := x.Action.(*Step_Read); ok {
+			return x.Read
+		}
+	}
+	return ""
+}
+
 type isStep_Action interface {
 	isStep_Action()
 }
@@ -566,6 +576,11 @@ type Step_Exit struct {
 	Exit *ExitExpectation `protobuf:"bytes,19,opt,name=exit,proto3,oneof"`
 }
 
+type Step_Read struct {
+	// The callers of a background call that was sent `unread` read its messages from now on.
+	Read string `protobuf:"bytes,20,opt,name=read,proto3,oneof"`
+}
+
 func (*Step_Await) isStep_Action() {}
 
 func (*Step_Cancel) isStep_Action() {}
@@ -585,6 +600,8 @@ func (*Step_Repository) isStep_Action() {}
 func (*Step_Signal) isStep_Action() {}
 
 func (*Step_Exit) isStep_Action() {}
+
+func (*Step_Read) isStep_Action() {}
 
 // Share is what some of many calls come to. Each call is counted for the first share whose expectation it meets, and must meet one.
 type Share struct {
@@ -1357,7 +1374,9 @@ type Call struct {
 	// Bytes added behind those of append_hex.
 	AppendPieces []*RepeatedHex `protobuf:"bytes,30,rep,name=append_pieces,json=appendPieces,proto3" json:"append_pieces,omitempty"`
 	// How long each caller rests between its calls, in milliseconds: load that leaves the machine to others.
-	PauseMs       int32 `protobuf:"varint,31,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
+	PauseMs int32 `protobuf:"varint,31,opt,name=pause_ms,json=pauseMs,proto3" json:"pause_ms,omitempty"`
+	// A stream's messages are not read until a step `read` names the call: a client that is slow without end.
+	Unread        bool `protobuf:"varint,32,opt,name=unread,proto3" json:"unread,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1598,6 +1617,13 @@ func (x *Call) GetPauseMs() int32 {
 		return x.PauseMs
 	}
 	return 0
+}
+
+func (x *Call) GetUnread() bool {
+	if x != nil {
+		return x.Unread
+	}
+	return false
 }
 
 type isCall_Rpc interface {
@@ -2847,8 +2873,8 @@ type isExpectation_Response interface {
 }
 
 type Expectation_Predict struct {
-	// Exactly these predictions and outputs; model_version, request_id and timing.batch_rows where they are set. The runner
-	// compares latency_ms and the rest of timing by its rules only.
+	// Exactly these predictions, outputs, seed and finish_reason; model_version, request_id, usage and timing.batch_rows where they are set.
+	// The runner compares latency_ms and the rest of timing by its rules only.
 	Predict *v11.PredictResponse `protobuf:"bytes,20,opt,name=predict,proto3,oneof"`
 }
 
@@ -3077,11 +3103,33 @@ func (x *BatchExpectation) GetEqualsSingles() bool {
 	return false
 }
 
-// StreamExpectation is what must come in a token stream.
+// StreamExpectation is what must come in a token stream. Under a code other than OK it is what must have come before, and there is no
+// final message. The runner always demands that indices rise from 0 without a gap, that exactly the last message of a stream that ends well
+// is final, and that it counts the tokens that came.
 type StreamExpectation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// All messages in order. Compared: token, is_final, token_index, token_id, finish_reason, usage and seed.
-	Messages      []*v11.PredictToken `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// All messages in order. Compared: token, is_final, token_index, token_id, finish_reason, usage and seed. Empty: not compared.
+	Messages []*v11.PredictToken `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// The texts of all tokens, one behind the other.
+	Text *string `protobuf:"bytes,2,opt,name=text,proto3,oneof" json:"text,omitempty"`
+	// The tokens' ids, in order. Empty: not compared.
+	TokenIds []int64 `protobuf:"varint,3,rep,packed,name=token_ids,json=tokenIds,proto3" json:"token_ids,omitempty"`
+	// How many tokens come.
+	TokenCount *int32 `protobuf:"varint,4,opt,name=token_count,json=tokenCount,proto3,oneof" json:"token_count,omitempty"`
+	// Why the generation ended. Unset: not compared.
+	FinishReason v11.FinishReason `protobuf:"varint,5,opt,name=finish_reason,json=finishReason,proto3,enum=inference.v1.FinishReason" json:"finish_reason,omitempty"`
+	// Both counts. Unset: not compared.
+	Usage *v11.Usage `protobuf:"bytes,6,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The seed that the final message tells.
+	Seed *uint64 `protobuf:"varint,7,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	// What comes is a beginning of text and token_ids, as long as it may be.
+	Beginning bool `protobuf:"varint,8,opt,name=beginning,proto3" json:"beginning,omitempty"`
+	// Predict gives the same text, ids, finish_reason, usage and seed for the same request.
+	EqualsPredict bool `protobuf:"varint,9,opt,name=equals_predict,json=equalsPredict,proto3" json:"equals_predict,omitempty"`
+	// So many of the calls differ in their token ids, at least. 0: not compared.
+	LeastDifferent int32 `protobuf:"varint,10,opt,name=least_different,json=leastDifferent,proto3" json:"least_different,omitempty"`
+	// So many of the calls differ in their token ids, at most: 1 where all are the same. 0: not compared.
+	MostDifferent int32 `protobuf:"varint,11,opt,name=most_different,json=mostDifferent,proto3" json:"most_different,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3121,6 +3169,76 @@ func (x *StreamExpectation) GetMessages() []*v11.PredictToken {
 		return x.Messages
 	}
 	return nil
+}
+
+func (x *StreamExpectation) GetText() string {
+	if x != nil && x.Text != nil {
+		return *x.Text
+	}
+	return ""
+}
+
+func (x *StreamExpectation) GetTokenIds() []int64 {
+	if x != nil {
+		return x.TokenIds
+	}
+	return nil
+}
+
+func (x *StreamExpectation) GetTokenCount() int32 {
+	if x != nil && x.TokenCount != nil {
+		return *x.TokenCount
+	}
+	return 0
+}
+
+func (x *StreamExpectation) GetFinishReason() v11.FinishReason {
+	if x != nil {
+		return x.FinishReason
+	}
+	return v11.FinishReason(0)
+}
+
+func (x *StreamExpectation) GetUsage() *v11.Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *StreamExpectation) GetSeed() uint64 {
+	if x != nil && x.Seed != nil {
+		return *x.Seed
+	}
+	return 0
+}
+
+func (x *StreamExpectation) GetBeginning() bool {
+	if x != nil {
+		return x.Beginning
+	}
+	return false
+}
+
+func (x *StreamExpectation) GetEqualsPredict() bool {
+	if x != nil {
+		return x.EqualsPredict
+	}
+	return false
+}
+
+func (x *StreamExpectation) GetLeastDifferent() int32 {
+	if x != nil {
+		return x.LeastDifferent
+	}
+	return 0
+}
+
+func (x *StreamExpectation) GetMostDifferent() int32 {
+	if x != nil {
+		return x.MostDifferent
+	}
+	return 0
 }
 
 // HealthExpectation is what a health service must say.
@@ -3327,7 +3445,7 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x06server\x18\x05 \x01(\v2\x19.conformance.v1.OwnServerR\x06server\"Z\n" +
 	"\tOwnServer\x12\x16\n" +
 	"\x06models\x18\x01 \x03(\tR\x06models\x125\n" +
-	"\x06config\x18\x02 \x01(\v2\x1d.serverconfig.v1.ServerConfigR\x06config\"\xa0\x05\n" +
+	"\x06config\x18\x02 \x01(\v2\x1d.serverconfig.v1.ServerConfigR\x06config\"\xb6\x05\n" +
 	"\x04Step\x12(\n" +
 	"\x04call\x18\x01 \x01(\v2\x14.conformance.v1.CallR\x04call\x123\n" +
 	"\x06expect\x18\x02 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\x12-\n" +
@@ -3349,7 +3467,8 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"repository\x18\x11 \x01(\v2 .conformance.v1.RepositoryChangeH\x00R\n" +
 	"repository\x12\x18\n" +
 	"\x06signal\x18\x12 \x01(\tH\x00R\x06signal\x125\n" +
-	"\x04exit\x18\x13 \x01(\v2\x1f.conformance.v1.ExitExpectationH\x00R\x04exitB\b\n" +
+	"\x04exit\x18\x13 \x01(\v2\x1f.conformance.v1.ExitExpectationH\x00R\x04exit\x12\x14\n" +
+	"\x04read\x18\x14 \x01(\tH\x00R\x04readB\b\n" +
 	"\x06action\"\x81\x01\n" +
 	"\x05Share\x123\n" +
 	"\x06expect\x18\x01 \x01(\v2\x1b.conformance.v1.ExpectationR\x06expect\x12\x19\n" +
@@ -3406,7 +3525,7 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\"%\n" +
 	"\x0fExitExpectation\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code\"\xb2\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\"\xca\n" +
 	"\n" +
 	"\x04Call\x128\n" +
 	"\apredict\x18\x01 \x01(\v2\x1c.inference.v1.PredictRequestH\x00R\apredict\x12H\n" +
@@ -3440,7 +3559,8 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\vconcurrency\x18\x1c \x01(\x05R\vconcurrency\x12 \n" +
 	"\vconnections\x18\x1d \x01(\x05R\vconnections\x12@\n" +
 	"\rappend_pieces\x18\x1e \x03(\v2\x1b.conformance.v1.RepeatedHexR\fappendPieces\x12\x19\n" +
-	"\bpause_ms\x18\x1f \x01(\x05R\apauseMsB\x05\n" +
+	"\bpause_ms\x18\x1f \x01(\x05R\apauseMs\x12\x16\n" +
+	"\x06unread\x18  \x01(\bR\x06unreadB\x05\n" +
 	"\x03rpc\"\xbe\x04\n" +
 	"\x04Fill\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x122\n" +
@@ -3540,9 +3660,24 @@ const file_conformance_v1_suite_proto_rawDesc = "" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\"p\n" +
 	"\x10BatchExpectation\x125\n" +
 	"\aresults\x18\x01 \x03(\v2\x1b.conformance.v1.ExpectationR\aresults\x12%\n" +
-	"\x0eequals_singles\x18\x02 \x01(\bR\requalsSingles\"K\n" +
+	"\x0eequals_singles\x18\x02 \x01(\bR\requalsSingles\"\xe3\x03\n" +
 	"\x11StreamExpectation\x126\n" +
-	"\bmessages\x18\x01 \x03(\v2\x1a.inference.v1.PredictTokenR\bmessages\"N\n" +
+	"\bmessages\x18\x01 \x03(\v2\x1a.inference.v1.PredictTokenR\bmessages\x12\x17\n" +
+	"\x04text\x18\x02 \x01(\tH\x00R\x04text\x88\x01\x01\x12\x1b\n" +
+	"\ttoken_ids\x18\x03 \x03(\x03R\btokenIds\x12$\n" +
+	"\vtoken_count\x18\x04 \x01(\x05H\x01R\n" +
+	"tokenCount\x88\x01\x01\x12?\n" +
+	"\rfinish_reason\x18\x05 \x01(\x0e2\x1a.inference.v1.FinishReasonR\ffinishReason\x12)\n" +
+	"\x05usage\x18\x06 \x01(\v2\x13.inference.v1.UsageR\x05usage\x12\x17\n" +
+	"\x04seed\x18\a \x01(\x04H\x02R\x04seed\x88\x01\x01\x12\x1c\n" +
+	"\tbeginning\x18\b \x01(\bR\tbeginning\x12%\n" +
+	"\x0eequals_predict\x18\t \x01(\bR\requalsPredict\x12'\n" +
+	"\x0fleast_different\x18\n" +
+	" \x01(\x05R\x0eleastDifferent\x12%\n" +
+	"\x0emost_different\x18\v \x01(\x05R\rmostDifferentB\a\n" +
+	"\x05_textB\x0e\n" +
+	"\f_token_countB\a\n" +
+	"\x05_seed\"N\n" +
 	"\x11HealthExpectation\x12\x1a\n" +
 	"\bstatuses\x18\x01 \x03(\tR\bstatuses\x12\x1d\n" +
 	"\n" +
@@ -3628,6 +3763,8 @@ var file_conformance_v1_suite_proto_goTypes = []any{
 	(*v11.Model)(nil),                  // 48: inference.v1.Model
 	(*v12.RecommendationResponse)(nil), // 49: recommender.v1.RecommendationResponse
 	(*v11.PredictToken)(nil),           // 50: inference.v1.PredictToken
+	(v11.FinishReason)(0),              // 51: inference.v1.FinishReason
+	(*v11.Usage)(nil),                  // 52: inference.v1.Usage
 }
 var file_conformance_v1_suite_proto_depIdxs = []int32{
 	0,  // 0: conformance.v1.Suite.level:type_name -> conformance.v1.Level
@@ -3688,11 +3825,13 @@ var file_conformance_v1_suite_proto_depIdxs = []int32{
 	34, // 55: conformance.v1.Expectation.reflection:type_name -> conformance.v1.ReflectionExpectation
 	27, // 56: conformance.v1.BatchExpectation.results:type_name -> conformance.v1.Expectation
 	50, // 57: conformance.v1.StreamExpectation.messages:type_name -> inference.v1.PredictToken
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	51, // 58: conformance.v1.StreamExpectation.finish_reason:type_name -> inference.v1.FinishReason
+	52, // 59: conformance.v1.StreamExpectation.usage:type_name -> inference.v1.Usage
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_conformance_v1_suite_proto_init() }
@@ -3711,6 +3850,7 @@ func file_conformance_v1_suite_proto_init() {
 		(*Step_Repository)(nil),
 		(*Step_Signal)(nil),
 		(*Step_Exit)(nil),
+		(*Step_Read)(nil),
 	}
 	file_conformance_v1_suite_proto_msgTypes[4].OneofWrappers = []any{}
 	file_conformance_v1_suite_proto_msgTypes[7].OneofWrappers = []any{}
@@ -3762,6 +3902,7 @@ func file_conformance_v1_suite_proto_init() {
 		(*Expectation_Recommend)(nil),
 		(*Expectation_Reflection)(nil),
 	}
+	file_conformance_v1_suite_proto_msgTypes[30].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -61,7 +61,7 @@ class OwnServer(_message.Message):
     def __init__(self, models: _Optional[_Iterable[str]] = ..., config: _Optional[_Union[_server_config_pb2.ServerConfig, _Mapping]] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("call", "expect", "shares", "background", "until", "while_running", "cancel", "finish", "arrived", "scrape", "metrics", "http", "repository", "signal", "exit")
+    __slots__ = ("call", "expect", "shares", "background", "until", "while_running", "cancel", "finish", "arrived", "scrape", "metrics", "http", "repository", "signal", "exit", "read")
     CALL_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class Step(_message.Message):
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_FIELD_NUMBER: _ClassVar[int]
     EXIT_FIELD_NUMBER: _ClassVar[int]
+    READ_FIELD_NUMBER: _ClassVar[int]
     call: Call
     expect: Expectation
     shares: _containers.RepeatedCompositeFieldContainer[Share]
@@ -93,7 +94,8 @@ class Step(_message.Message):
     repository: RepositoryChange
     signal: str
     exit: ExitExpectation
-    def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., expect: _Optional[_Union[Expectation, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., background: _Optional[str] = ..., until: _Optional[bool] = ..., while_running: _Optional[_Iterable[str]] = ..., cancel: _Optional[str] = ..., finish: _Optional[str] = ..., arrived: _Optional[_Union[Arrival, _Mapping]] = ..., scrape: _Optional[str] = ..., metrics: _Optional[_Union[MetricsExpectation, _Mapping]] = ..., http: _Optional[_Union[HttpExpectation, _Mapping]] = ..., repository: _Optional[_Union[RepositoryChange, _Mapping]] = ..., signal: _Optional[str] = ..., exit: _Optional[_Union[ExitExpectation, _Mapping]] = ..., **kwargs) -> None: ...
+    read: str
+    def __init__(self, call: _Optional[_Union[Call, _Mapping]] = ..., expect: _Optional[_Union[Expectation, _Mapping]] = ..., shares: _Optional[_Iterable[_Union[Share, _Mapping]]] = ..., background: _Optional[str] = ..., until: _Optional[bool] = ..., while_running: _Optional[_Iterable[str]] = ..., cancel: _Optional[str] = ..., finish: _Optional[str] = ..., arrived: _Optional[_Union[Arrival, _Mapping]] = ..., scrape: _Optional[str] = ..., metrics: _Optional[_Union[MetricsExpectation, _Mapping]] = ..., http: _Optional[_Union[HttpExpectation, _Mapping]] = ..., repository: _Optional[_Union[RepositoryChange, _Mapping]] = ..., signal: _Optional[str] = ..., exit: _Optional[_Union[ExitExpectation, _Mapping]] = ..., read: _Optional[str] = ..., **kwargs) -> None: ...
 
 class Share(_message.Message):
     __slots__ = ("expect", "at_least", "at_most")
@@ -212,7 +214,7 @@ class ExitExpectation(_message.Message):
     def __init__(self, code: _Optional[int] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections", "append_pieces", "pause_ms")
+    __slots__ = ("predict", "batch_predict", "stream_predict", "tensor_predict", "tensor_batch_predict", "check", "health_check", "health_watch", "list_models", "get_model", "recommend", "reflection", "raw", "fills", "append_hex", "batch_size", "metadata", "deadline_ms", "cancel_after_ms", "gzip", "repeat", "concurrency", "connections", "append_pieces", "pause_ms", "unread")
     PREDICT_FIELD_NUMBER: _ClassVar[int]
     BATCH_PREDICT_FIELD_NUMBER: _ClassVar[int]
     STREAM_PREDICT_FIELD_NUMBER: _ClassVar[int]
@@ -238,6 +240,7 @@ class Call(_message.Message):
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     APPEND_PIECES_FIELD_NUMBER: _ClassVar[int]
     PAUSE_MS_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
     predict: _inference_service_pb2.PredictRequest
     batch_predict: _inference_service_pb2.BatchPredictRequest
     stream_predict: _inference_service_pb2.PredictRequest
@@ -263,7 +266,8 @@ class Call(_message.Message):
     connections: int
     append_pieces: _containers.RepeatedCompositeFieldContainer[RepeatedHex]
     pause_ms: int
-    def __init__(self, predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., batch_predict: _Optional[_Union[_inference_service_pb2.BatchPredictRequest, _Mapping]] = ..., stream_predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionRequest, _Mapping]] = ..., tensor_batch_predict: _Optional[_Union[_model_inference_pb2.BatchPredictionRequest, _Mapping]] = ..., check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_watch: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., list_models: _Optional[_Union[_model_catalog_service_pb2.ListModelsRequest, _Mapping]] = ..., get_model: _Optional[_Union[_model_catalog_service_pb2.GetModelRequest, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationRequest, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionCall, _Mapping]] = ..., raw: _Optional[_Union[RawCall, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., append_hex: _Optional[str] = ..., batch_size: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadata, _Mapping]]] = ..., deadline_ms: _Optional[int] = ..., cancel_after_ms: _Optional[int] = ..., gzip: _Optional[bool] = ..., repeat: _Optional[int] = ..., concurrency: _Optional[int] = ..., connections: _Optional[int] = ..., append_pieces: _Optional[_Iterable[_Union[RepeatedHex, _Mapping]]] = ..., pause_ms: _Optional[int] = ...) -> None: ...
+    unread: bool
+    def __init__(self, predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., batch_predict: _Optional[_Union[_inference_service_pb2.BatchPredictRequest, _Mapping]] = ..., stream_predict: _Optional[_Union[_inference_service_pb2.PredictRequest, _Mapping]] = ..., tensor_predict: _Optional[_Union[_model_inference_pb2.PredictionRequest, _Mapping]] = ..., tensor_batch_predict: _Optional[_Union[_model_inference_pb2.BatchPredictionRequest, _Mapping]] = ..., check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_check: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., health_watch: _Optional[_Union[_inference_service_pb2.HealthCheckRequest, _Mapping]] = ..., list_models: _Optional[_Union[_model_catalog_service_pb2.ListModelsRequest, _Mapping]] = ..., get_model: _Optional[_Union[_model_catalog_service_pb2.GetModelRequest, _Mapping]] = ..., recommend: _Optional[_Union[_recommender_pb2.RecommendationRequest, _Mapping]] = ..., reflection: _Optional[_Union[ReflectionCall, _Mapping]] = ..., raw: _Optional[_Union[RawCall, _Mapping]] = ..., fills: _Optional[_Iterable[_Union[Fill, _Mapping]]] = ..., append_hex: _Optional[str] = ..., batch_size: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadata, _Mapping]]] = ..., deadline_ms: _Optional[int] = ..., cancel_after_ms: _Optional[int] = ..., gzip: _Optional[bool] = ..., repeat: _Optional[int] = ..., concurrency: _Optional[int] = ..., connections: _Optional[int] = ..., append_pieces: _Optional[_Iterable[_Union[RepeatedHex, _Mapping]]] = ..., pause_ms: _Optional[int] = ..., unread: _Optional[bool] = ...) -> None: ...
 
 class Fill(_message.Message):
     __slots__ = ("path", "text", "indexed_text", "indexed_float", "indexed_int64", "floats", "int64s", "float_bits", "double_bits", "float_array_bits", "hex", "padding_to_message_bytes")
@@ -465,10 +469,30 @@ class BatchExpectation(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[Expectation, _Mapping]]] = ..., equals_singles: _Optional[bool] = ...) -> None: ...
 
 class StreamExpectation(_message.Message):
-    __slots__ = ("messages",)
+    __slots__ = ("messages", "text", "token_ids", "token_count", "finish_reason", "usage", "seed", "beginning", "equals_predict", "least_different", "most_different")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    BEGINNING_FIELD_NUMBER: _ClassVar[int]
+    EQUALS_PREDICT_FIELD_NUMBER: _ClassVar[int]
+    LEAST_DIFFERENT_FIELD_NUMBER: _ClassVar[int]
+    MOST_DIFFERENT_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[_inference_service_pb2.PredictToken]
-    def __init__(self, messages: _Optional[_Iterable[_Union[_inference_service_pb2.PredictToken, _Mapping]]] = ...) -> None: ...
+    text: str
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    token_count: int
+    finish_reason: _inference_service_pb2.FinishReason
+    usage: _inference_service_pb2.Usage
+    seed: int
+    beginning: bool
+    equals_predict: bool
+    least_different: int
+    most_different: int
+    def __init__(self, messages: _Optional[_Iterable[_Union[_inference_service_pb2.PredictToken, _Mapping]]] = ..., text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., token_count: _Optional[int] = ..., finish_reason: _Optional[_Union[_inference_service_pb2.FinishReason, str]] = ..., usage: _Optional[_Union[_inference_service_pb2.Usage, _Mapping]] = ..., seed: _Optional[int] = ..., beginning: _Optional[bool] = ..., equals_predict: _Optional[bool] = ..., least_different: _Optional[int] = ..., most_different: _Optional[int] = ...) -> None: ...
 
 class HealthExpectation(_message.Message):
     __slots__ = ("statuses", "stays_open")
