@@ -54,20 +54,31 @@ def main() -> None:
 def _judge(header: dict[str, Any], stdin: BinaryIO, say: Callable[[dict[str, Any]], NoReturn]) -> dict[str, Any]:
     # Mapped before the watch begins, which then means the model.
     from concord_server import fault, ort
+    from concord_server.admission.generator import rehearse
     from concord_server.admission.graph import check
     from concord_server.admission.refused import Refused
     from concord_server.model import SessionError
 
     sys.setrecursionlimit(_MAX_RECURSION)
     runtime = ort.Runtime(header["intra_op_threads"])
+    library = ort.open_genai(Path(header["genai"])) if "genai" in header else None
     most = _mapped("VmSize") + header["memory_bytes"]
     threading.Thread(target=_watch, args=(most, say), daemon=True).start()
     graph = stdin.read(header["graph"])
     files = {name: stdin.read(size) for name, size in header["files"]}
     word: dict[str, Any] = {"admitted": True}
     try:
-        check(graph, external_files=frozenset(files), integer_division=header["integer_division"])
-        runtime.load(graph, files)
+        check(
+            graph,
+            external_files=frozenset(files),
+            integer_division=header["integer_division"],
+            generator=library is not None,
+        )
+        if library is None:
+            runtime.load(graph, files)
+        else:
+            settings = header["settings"].encode("utf-8", "surrogateescape")
+            rehearse(settings, library, header["tokenizer"], lambda: runtime.load(graph, files))
     except Refused as refused:
         word = {"refused": str(refused)}
     except SessionError as error:

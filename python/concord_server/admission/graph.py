@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from concord_server.admission.divisions import Divisions
-from concord_server.admission.operators import CONTRIB_OPERATORS
+from concord_server.admission.operators import CONTRIB_OPERATORS, GENERATOR_OPERATORS
 from concord_server.admission.refused import Refused
 from concord_server.fault import quote, shown
 
@@ -51,12 +51,19 @@ _NOT_SERVED = {
 FunctionKey = tuple[str, str, str]
 
 
-def check(serialized: bytes, *, external_files: frozenset[str] = frozenset(), integer_division: bool = False) -> None:
+def check(
+    serialized: bytes,
+    *,
+    external_files: frozenset[str] = frozenset(),
+    integer_division: bool = False,
+    generator: bool = False,
+) -> None:
     """Raise Refused if the serialized model must not be loaded.
 
-    `external_files` are the names that external data may refer to. `integer_division` admits integer Div and Mod whose
-    divisor is not a safe constant: ONNX Runtime traps, and the process dies, when an input makes such a divisor 0, or
-    -1 for the smallest integer.
+    `external_files` are the names that external data may refer to. `generator` says that it is a text generator's,
+    whose inputs the server alone makes. `integer_division` admits integer Div and Mod whose divisor is not a safe
+    constant: ONNX Runtime traps, and the process dies, when an input makes such a divisor 0, or -1 for the smallest
+    integer.
     """
     try:
         model = ModelProto.FromString(serialized)
@@ -68,7 +75,7 @@ def check(serialized: bytes, *, external_files: frozenset[str] = frozenset(), in
         raise Refused("training information is not served")
     for value in (*model.graph.input, *model.graph.output):
         _check_value_type(value)
-    checker = _Checker(model, external_files)
+    checker = _Checker(model, external_files, generator=generator)
     checker.graph(model.graph, 0)
     for function in model.functions:
         checker.nodes(function.node, 0)
@@ -108,8 +115,9 @@ def subgraphs(attribute: AttributeProto) -> Iterator[GraphProto]:
 
 
 class _Checker:
-    def __init__(self, model: ModelProto, external_files: frozenset[str]) -> None:
+    def __init__(self, model: ModelProto, external_files: frozenset[str], *, generator: bool) -> None:
         self.functions = {function_key(f, f.name): f for f in model.functions}
+        self._generator = generator
         self._external_files = external_files
         self._seen = 0
 
@@ -137,6 +145,8 @@ class _Checker:
                 raise Refused(f"operator domain {quoted} is not admitted (operator {shown(node.op_type)})")
             if node.op_type not in CONTRIB_OPERATORS:
                 raise Refused(f"operator com.microsoft.{shown(node.op_type)} is not on the list of admitted operators")
+            if node.op_type in GENERATOR_OPERATORS and not self._generator:
+                raise Refused(f"operator com.microsoft.{node.op_type} is admitted in text generators alone")
         for attribute in node.attribute:
             if (
                 attribute.name == "blocksize"

@@ -19,6 +19,10 @@ CONTRIB_OPERATORS = frozenset(
     """.split()
 )
 
+# Of these, the ones that are admitted in text generators alone: they write into memory that they are given, as far as
+# their inputs say, and there the inputs are the server's own.
+GENERATOR_OPERATORS = frozenset({"GroupQueryAttention"})
+
 # Which element type an operator's outputs have, by "Operator" or "Operator.output". What is in none of these has the
 # type of its first input.
 _GIVES: dict[int, str] = {

@@ -13,11 +13,14 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
-from concord_server import telemetry
+from concord_server import ort, telemetry
+from concord_server.generate import GENAI_CONFIG
+from concord_server.model import SessionError
 
-__all__ = ["Limits", "Outcome", "Trials"]
+__all__ = ["Limits", "Outcome", "TextGenerator", "Trials"]
 
 _MAX_WORD_BYTES = 64 << 10
 _SHOWN_STDERR_BYTES = 2 << 10
@@ -44,6 +47,16 @@ class Outcome:
     """Whether the child itself said so, by the rules or ONNX Runtime's words, and not what became of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class TextGenerator:
+    """What makes a model a text generator."""
+
+    files: Mapping[str, bytes]
+    """Of its tokenizer, and genai_config.json, by name."""
+    library: Path
+    """onnxruntime-genai's."""
+
+
 class Trials:
     """Runs trials, several at a time if need be."""
 
@@ -57,9 +70,37 @@ class Trials:
         self._closed = False
 
     def run(
-        self, graph: bytes, files: Mapping[str, bytes], *, intra_op_threads: int, integer_division: bool
+        self,
+        graph: bytes,
+        files: Mapping[str, bytes],
+        *,
+        intra_op_threads: int,
+        integer_division: bool,
+        generator: TextGenerator | None = None,
     ) -> Outcome:
-        """Judges and loads a graph in a child process, and waits for its word or its end."""
+        """Judges and loads a graph in a child process, and waits for its word or its end.
+
+        A text generator also gets a tokenizer, and says a few tokens.
+        """
+        if generator is None:
+            return self._run(graph, files, intra_op_threads, integer_division, {})
+        # Not the child, which may end at any time and leave them, nor write as much.
+        try:
+            with ort.tokenizer_folder(generator.files) as folder:
+                settings = generator.files.get(GENAI_CONFIG, b"").decode("utf-8", "surrogateescape")
+                told = {"genai": os.fspath(generator.library), "tokenizer": folder, "settings": settings}
+                return self._run(graph, files, intra_op_threads, integer_division, told)
+        except SessionError as error:
+            return Outcome(str(error), said=True)
+
+    def _run(
+        self,
+        graph: bytes,
+        files: Mapping[str, bytes],
+        intra_op_threads: int,
+        integer_division: bool,
+        generator: Mapping[str, str],
+    ) -> Outcome:
         header = {
             "parent": os.getpid(),
             "memory_bytes": self._limits.memory_bytes,
@@ -67,6 +108,7 @@ class Trials:
             "integer_division": integer_division,
             "graph": len(graph),
             "files": [[name, len(data)] for name, data in files.items()],
+            **generator,
         }
         with _scratch() as given, _scratch() as word, _scratch() as errors:
             given.write(json.dumps(header).encode() + b"\n")

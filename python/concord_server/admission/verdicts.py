@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -15,9 +16,9 @@ from typing import Any
 
 from concord_server import telemetry
 
-__all__ = ["RULES", "Verdicts", "key_of"]
+__all__ = ["RULES", "Verdicts", "digest_of", "key_of"]
 
-RULES = 1
+RULES = 2
 """The version of the rules: it goes up whenever a rule changes."""
 
 _MAX_BYTES = 4 << 10
@@ -27,19 +28,36 @@ _log = telemetry.log(__name__)
 
 
 def key_of(
-    graph: bytes, files: Mapping[str, bytes], *, runtime: str, intra_op_threads: int, allow_integer_division: bool
+    graph: bytes,
+    files: Mapping[str, bytes],
+    *,
+    runtime: str,
+    intra_op_threads: int,
+    allow_integer_division: bool,
+    genai: str = "",
 ) -> str:
-    """What a verdict depends on, as a sha256 in hexadecimal; docs/admission.md shows the lines."""
+    """What a verdict depends on, as a sha256 in hexadecimal; docs/admission.md shows the lines.
+
+    `genai` is the sha256 of onnxruntime-genai's library for a text generator, and empty for other kinds.
+    """
     lines = [
         f"concord-admission {RULES}",
         f"onnxruntime {runtime}",
         f"machine {os.uname().machine}",
         f"intra_op_threads {intra_op_threads}",
         f"allow_integer_division {'true' if allow_integer_division else 'false'}",
+        *([f"onnxruntime-genai {genai}"] if genai else []),
         f"model.onnx {hashlib.sha256(graph).hexdigest()}",
     ]
     lines += [f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files, key=str.encode)]
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+@functools.cache
+def digest_of(library: Path) -> str:
+    """The sha256 of a library, read once: it stays as long as the process."""
+    with library.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class Verdicts:

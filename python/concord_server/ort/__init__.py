@@ -4,11 +4,28 @@
 from __future__ import annotations
 
 from concord_server.ort import device
+from concord_server.ort.decoder import OrtDecoder, processors
+from concord_server.ort.genai import GenAI, GenAITokenizer, genai_library, open_genai, tokenizer_folder
 from concord_server.ort.generator import Generators
 from concord_server.ort.library import check_library, library
 from concord_server.ort.session import OrtSession, Runtime, api
 
-__all__ = ["VERSION", "Generators", "OrtSession", "Runtime", "check_device", "check_library", "library"]
+__all__ = [
+    "VERSION",
+    "GenAI",
+    "GenAITokenizer",
+    "Generators",
+    "OrtDecoder",
+    "OrtSession",
+    "Runtime",
+    "check_device",
+    "check_library",
+    "genai_library",
+    "library",
+    "open_genai",
+    "processors",
+    "tokenizer_folder",
+]
 
 VERSION: str = api().version
 """The release of ONNX Runtime."""

@@ -7,6 +7,7 @@ threads go on. Nothing here runs a network.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
@@ -14,7 +15,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int32, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from concord_server.generate import GENAI_CONFIG, TokenizerError
 from concord_server.model import SessionError
 from concord_server.ort.session import api
 
-__all__ = ["GenAI", "GenAITokenizer", "genai", "genai_library"]
+__all__ = ["GenAI", "GenAITokenizer", "genai_library", "open_genai", "tokenizer_folder"]
 
 _LIBRARY = "libonnxruntime-genai.so"
 
@@ -87,7 +88,7 @@ def genai_library(setting: str = "") -> Path:
 
 
 @functools.cache
-def genai(path: Path) -> GenAI:
+def open_genai(path: Path) -> GenAI:
     """The library, loaded once for the process. Raises SessionError where it cannot be."""
     return GenAI(path)
 
@@ -145,19 +146,34 @@ class GenAI:
 
     def tokenizer(self, files: Mapping[str, bytes]) -> GenAITokenizer:
         """The tokenizer of a package's files. Raises SessionError where the library refuses them."""
-        for name in _NEEDED:
-            if not files.get(name):
-                raise SessionError(f"expected {name}, got none")
+        with tokenizer_folder(files) as folder:
+            return self.tokenizer_from(folder)
+
+    def tokenizer_from(self, folder: str) -> GenAITokenizer:
+        """The same, of what tokenizer_folder wrote."""
         try:
-            with tempfile.TemporaryDirectory(prefix="concord-") as folder:
-                for name, data in {**files, GENAI_CONFIG: _CONFIG}.items():
-                    Path(folder, name).write_bytes(data)
-                pointer = self.make("OgaCreateTokenizerFromPath", os.fsencode(folder))
-        except OSError:
-            raise SessionError("the tokenizer's files cannot be written") from None
+            return GenAITokenizer(self, self.make("OgaCreateTokenizerFromPath", os.fsencode(folder)))
         except TokenizerError as error:
             raise SessionError(str(error)) from None
-        return GenAITokenizer(self, pointer)
+
+
+@contextlib.contextmanager
+def tokenizer_folder(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A folder with what a tokenizer is made of, which nobody else can read, and which is gone afterwards.
+
+    Raises SessionError where a file is missing, or the folder cannot be written.
+    """
+    for name in _NEEDED:
+        if not files.get(name):
+            raise SessionError(f"expected {name}, got none")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="concord-"))
+            for name, data in {**files, GENAI_CONFIG: _CONFIG}.items():
+                Path(folder, name).write_bytes(data)
+        except OSError:
+            raise SessionError("the tokenizer's files cannot be written") from None
+        yield folder
 
 
 class GenAITokenizer:

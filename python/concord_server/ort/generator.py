@@ -9,7 +9,7 @@ from concord_server.generate import GENAI_CONFIG, Package, Sizes
 from concord_server.generate.settings import SettingsError, parse_settings
 from concord_server.model import SessionError
 from concord_server.ort.decoder import OrtDecoder, processors
-from concord_server.ort.genai import GenAITokenizer, genai, genai_library
+from concord_server.ort.genai import GenAITokenizer, genai_library, open_genai
 from concord_server.ort.session import Runtime
 
 __all__ = ["Generators"]
@@ -35,7 +35,7 @@ class Generators:
             settings = parse_settings(package.files.get(GENAI_CONFIG, b""))
         except SettingsError as error:
             raise SessionError(str(error)) from None
-        tokenizer = genai(self.library()).tokenizer(package.files)
+        tokenizer = open_genai(self.library()).tokenizer(package.files)
         try:
             session = Runtime(sizes.threads or processors()).load(package.graph, package.external)
             return tokenizer, OrtDecoder(session, settings, sizes)

@@ -195,7 +195,7 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 def test_the_key_is_of_the_documented_lines() -> None:
     lines = [
-        "concord-admission 1",
+        "concord-admission 2",
         "onnxruntime 1.31.1",
         f"machine {os.uname().machine}",
         "intra_op_threads 2",
