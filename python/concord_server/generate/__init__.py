@@ -7,18 +7,29 @@ It knows no gRPC and no ONNX Runtime: a Tokenizer and a Decoder are what a gener
 from __future__ import annotations
 
 from concord_server.generate.decoder import Decoder, Logits, Row
+from concord_server.generate.engine import Engine
+from concord_server.generate.generation import Asked, Ending, Generation, Token
+from concord_server.generate.generator import Generator
 from concord_server.generate.package import GENAI_CONFIG, Open, Package, Sizes
 from concord_server.generate.tokenizer import TextStream, Tokenizer, TokenizerError
+from concord_server.generate.watcher import Watcher
 
 __all__ = [
     "GENAI_CONFIG",
+    "Asked",
     "Decoder",
+    "Ending",
+    "Engine",
+    "Generation",
+    "Generator",
     "Logits",
     "Open",
     "Package",
     "Row",
     "Sizes",
     "TextStream",
+    "Token",
     "Tokenizer",
     "TokenizerError",
+    "Watcher",
 ]

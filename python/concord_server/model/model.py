@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from concord_server.tensor import Spec, Tensor
 
 if TYPE_CHECKING:
     from concord_server.feature import Plan
+    from concord_server.generate import Generator
 
-__all__ = ["OWN_MAX_ROWS", "Model", "answer_too_large", "kind_text"]
+__all__ = ["OWN_MAX_ROWS", "Model", "answer_too_large", "execution_failed", "kind_text"]
 
 OWN_MAX_ROWS = 1024
 """The server's own limit of rows in one execution."""
@@ -39,12 +41,15 @@ class Model:
         max_rows: int = 0,
         policy: model_pb2.BatchingPolicy = model_pb2.BATCHING_POLICY_UNSPECIFIED,
         has_manifest: bool = True,
+        generator: Generator | None = None,
     ) -> None:
         """`inputs` are the session's with the limits of their open axes; without them the session's own say all.
 
         `features` is how features become tensors or, where the model takes tensors only, why.
 
         `max_rows` is the package's own limit of rows in one execution, 0 for none, and `policy` how it wants to be run.
+
+        `generator` makes the text of a model of kind generator; it is closed when nobody has the model any more.
         """
         self.model_id = model_id
         self.version = version
@@ -55,6 +60,10 @@ class Model:
         self.batchable = batchable
         self.policy = policy
         self.has_manifest = has_manifest
+        self.generator = generator
+        if generator is not None:
+            # Not at the interpreter's end, when threads have ended.
+            weakref.finalize(self, generator.close).atexit = False
         self.measured = Measured()
         self.device: str = getattr(session, "device", "cpu")
         """Where it runs: "cpu" or "cuda:N"."""
@@ -116,8 +125,13 @@ class Model:
 
     def failed(self, why: str) -> Fault:
         """The fault of a model that failed on an input."""
-        text = f"model {quote(self.model_id)} version {shown(self.version)} failed on this input: {fault.scrub(why)}"
-        return Fault(Reason.MODEL_EXECUTION_FAILED, text).at(self.model_id, self.version)
+        return execution_failed(self.model_id, self.version, why)
+
+
+def execution_failed(model_id: str, version: str, why: str) -> Fault:
+    """The fault of a model that failed on an input, with the runtime's own words."""
+    text = f"model {quote(model_id)} version {shown(version)} failed on this input: {fault.scrub(why)}"
+    return Fault(Reason.MODEL_EXECUTION_FAILED, text).at(model_id, version)
 
 
 def answer_too_large(size: int, limit: int) -> Fault:

@@ -12,7 +12,7 @@ from concord_server import fault
 from concord_server.fault import Fault
 from concord_server.tensor import Spec, Tensor
 
-__all__ = ["Call", "OutputTooLargeError", "Session", "SessionError"]
+__all__ = ["Call", "NoTensors", "OutputTooLargeError", "Session", "SessionError"]
 
 
 class SessionError(Exception):
@@ -138,3 +138,14 @@ class Session(Protocol):
         more than the call's max_output_bytes for each of its requests; SessionError where ONNX Runtime failed on these
         inputs.
         """
+
+
+class NoTensors:
+    """The Session of a model that takes no tensors: its kind says what it takes."""
+
+    inputs: Sequence[Spec] = ()
+    outputs: Sequence[Spec] = ()
+
+    def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
+        """Raises SessionError."""
+        raise SessionError("it takes no tensors")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,14 @@ from google.protobuf.message import DecodeError
 from concord_server import batch
 from concord_server.fault import Fault, Violation, quote
 from concord_server.feature import EncodeError
-from concord_server.model import Call, Model, decode_tensors, kind_text
+from concord_server.generate import Generator
+from concord_server.model import Call, Model, check_config, decode_tensors, kind_text
 from concord_server.model.generation import shortest
 from concord_server.repository.device import Classes, Tolerance
 from concord_server.repository.disk import RefusedError
 from concord_server.tensor import DType, Tensor, dtype_name, float32_of, from_wire, shape_text
 
-__all__ = ["golden_rows", "near", "self_test"]
+__all__ = ["generator_test", "golden_rows", "near", "self_test"]
 
 _GOLDEN = "golden.binpb"
 _MOST_ROWS = 32  # that are more than proved
@@ -34,13 +36,7 @@ def self_test(model: Model, data: bytes, on: Classes) -> None:
 
     The classes of a device widen the set's own tolerances.
     """
-    golden = golden_pb2.GoldenSet()
-    try:
-        golden.ParseFromString(data)
-    except DecodeError as error:
-        raise RefusedError(f"{_GOLDEN} is no golden set") from error
-    if not golden.cases:
-        raise RefusedError(f"{_GOLDEN}: expected at least 1 case, got 0")
+    golden = _parsed(data)
     tolerance = Tolerance(golden.absolute_tolerance, golden.relative_tolerance)
     if not tolerance.valid:
         raise RefusedError(f"{_GOLDEN}: expected finite tolerances of at least 0, got {tolerance}")
@@ -50,6 +46,50 @@ def self_test(model: Model, data: bytes, on: Classes) -> None:
             _ask(exam, model, case)
         except (RefusedError, Fault) as error:
             raise RefusedError(f"golden case {i}: {error}") from error
+
+
+def generator_test(generator: Generator, data: bytes) -> None:
+    """Asks a text generator its golden cases. Raises RefusedError at the first answer that is not the very same."""
+    for i, case in enumerate(_parsed(data).cases):
+        try:
+            if case.WhichOneof("request") != "features" or case.WhichOneof("answer") != "predictions":
+                raise RefusedError("expected features and predictions, as for a model of kind generator")
+            _ask_generator(generator, case.features, case.predictions)
+        except (RefusedError, Fault) as error:
+            raise RefusedError(f"golden case {i}: {error}") from error
+
+
+def _parsed(data: bytes) -> golden_pb2.GoldenSet:
+    golden = golden_pb2.GoldenSet()
+    try:
+        golden.ParseFromString(data)
+    except DecodeError as error:
+        raise RefusedError(f"{_GOLDEN} is no golden set") from error
+    if not golden.cases:
+        raise RefusedError(f"{_GOLDEN}: expected at least 1 case, got 0")
+    return golden
+
+
+def _ask_generator(
+    generator: Generator,
+    request: inference_service_pb2.PredictRequest,
+    wanted: inference_service_pb2.PredictResponse,
+) -> None:
+    check_config(request.config)
+    asked = generator.ask(request.features, request.config, "")
+    tokens, ending = generator.begin(asked, Call(), time.perf_counter()).wait()
+    if ending.fault is not None:
+        raise ending.fault
+    got = inference_service_pb2.PredictResponse(finish_reason=ending.reason)
+    got.outputs["text"].string_value = "".join(token.text for token in tokens)
+    got.outputs["token_ids"].int64_array.values.extend(token.id for token in tokens)
+    _compare_values(_Exam(Tolerance(0, 0), {}), got, wanted)
+    if wanted.finish_reason not in (inference_service_pb2.FINISH_REASON_UNSPECIFIED, ending.reason):
+        reasons = inference_service_pb2.FinishReason
+        names = [
+            reasons.Name(reason).removeprefix("FINISH_REASON_") for reason in (wanted.finish_reason, ending.reason)
+        ]
+        raise RefusedError(f"finish_reason: expected {names[0]}, got {names[1]}")
 
 
 def golden_rows(model: Model, data: bytes) -> Sequence[tuple[Sequence[Tensor], Sequence[int]]]:
@@ -128,6 +168,12 @@ def _ask_features(
         if not near.holds(DType.FLOAT, got.predictions[name], expected):
             numbers = f"expected {shortest(expected)}, got {shortest(got.predictions[name])}"
             raise RefusedError(f"prediction {quote(name)}: {numbers}")
+    _compare_values(near, got, wanted)
+
+
+def _compare_values(
+    near: _Exam, got: inference_service_pb2.PredictResponse, wanted: inference_service_pb2.PredictResponse
+) -> None:
     for name in sorted(wanted.outputs):
         value = wanted.outputs[name]
         if name not in got.outputs:

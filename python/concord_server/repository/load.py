@@ -13,17 +13,18 @@ from typing import Protocol
 from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 
-from concord_server import batch, feature, telemetry
+from concord_server import batch, feature, generate, telemetry
 from concord_server.fault import quote, scrub
-from concord_server.model import Model, Session, SessionError, kind_text
+from concord_server.generate import Sizes
+from concord_server.model import Model, NoTensors, Session, SessionError, kind_text
 from concord_server.repository.device import device_classes
 from concord_server.repository.disk import RefusedError, open_directory
-from concord_server.repository.golden import golden_rows, near, self_test
+from concord_server.repository.golden import generator_test, golden_rows, near, self_test
 from concord_server.repository.package import Contents, read
 from concord_server.repository.version import About
 from concord_server.tensor import Spec
 
-__all__ = ["Admit", "Loader", "check_kind", "load_version"]
+__all__ = ["Admit", "Generators", "Loader", "check_kind", "load_version"]
 
 
 _log = telemetry.log(__name__)
@@ -39,8 +40,31 @@ Admit = Callable[[bytes, Mapping[str, bytes]], None]
 """Judges a graph and its files before a Loader sees them. Raises AdmissionError."""
 
 
+class Generators(Protocol):
+    """What text generators are made with."""
+
+    def sizes(self, model_id: str, /) -> Sizes:
+        """What bounds the decoder of a model's versions."""
+
+    def chunk_tokens(self, model_id: str, /) -> int:
+        """Most tokens of a prompt in one run."""
+
+    def admit(self, package: generate.Package, sizes: Sizes, /) -> None:
+        """Judges a package before it is opened. Raises AdmissionError."""
+
+    def open(self, package: generate.Package, sizes: Sizes, /) -> tuple[generate.Tokenizer, generate.Decoder]:
+        """Makes a package's tokenizer and decoder. Raises SessionError."""
+
+
 def load_version(
-    root: Path, model_id: str, number: str, *, load: Loader, admit: Admit, require_manifest: bool
+    root: Path,
+    model_id: str,
+    number: str,
+    *,
+    load: Loader,
+    admit: Admit,
+    require_manifest: bool,
+    generators: Generators | None = None,
 ) -> tuple[Model, About]:
     """Makes one version ready. Raises RefusedError, AdmissionError, feature.BindError or Fault."""
     with (
@@ -50,6 +74,8 @@ def load_version(
     ):
         contents = read(directory, require_manifest)
     kind = check_kind(contents.manifest)
+    if contents.generator is not None:
+        return _generator(model_id, number, contents, generators)
     admit(contents.graph, contents.external)
     try:
         session = load(contents.graph, contents.external)
@@ -64,11 +90,53 @@ def load_version(
 def check_kind(manifest: manifest_pb2.Manifest | None) -> model_pb2.ModelKind:
     """The kind of a version, if it is served. Raises RefusedError."""
     kind = manifest.kind if manifest else model_pb2.MODEL_KIND_TENSOR
-    if kind in (model_pb2.MODEL_KIND_GENERATOR, model_pb2.MODEL_KIND_RECOMMENDER):
+    if kind == model_pb2.MODEL_KIND_RECOMMENDER:
         raise RefusedError(f"kind {kind_text(kind)} is not served here")
-    if kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
+    if kind not in _SERVED:
         raise RefusedError("kind: expected a kind, got nothing")
     return kind
+
+
+_SERVED = (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR, model_pb2.MODEL_KIND_GENERATOR)
+
+
+def _generator(model_id: str, number: str, contents: Contents, generators: Generators | None) -> tuple[Model, About]:
+    """A model that generates text, from its package or a bare folder."""
+    manifest = contents.manifest
+    if generators is None:
+        raise RefusedError(f"kind {kind_text(model_pb2.MODEL_KIND_GENERATOR)} is not served here")
+    if manifest and (manifest.features or manifest.predictions or manifest.outputs):
+        raise RefusedError("kind generator: expected no features, predictions and outputs in the manifest")
+    if manifest and manifest.batching.batchable:
+        raise RefusedError("kind generator: expected no batching in the manifest")
+    files = contents.generator or {}
+    if generate.GENAI_CONFIG not in files:
+        raise RefusedError(f"kind generator: expected {generate.GENAI_CONFIG}, got none")
+    package = generate.Package(contents.graph, contents.external, files)
+    golden = contents.golden
+    contents.graph, contents.external = b"", {}
+    sizes = generators.sizes(model_id)
+    generators.admit(package, sizes)
+    try:
+        tokenizer, decoder = generators.open(package, sizes)
+    except SessionError as error:
+        raise RefusedError(scrub(str(error))) from error
+    del package  # ONNX Runtime has its own copy now
+    generator = generate.Generator(model_id, number, tokenizer, decoder, chunk_tokens=generators.chunk_tokens(model_id))
+    model = Model(
+        model_id,
+        number,
+        model_pb2.MODEL_KIND_GENERATOR,
+        NoTensors(),
+        features="it generates text",
+        has_manifest=manifest is not None,
+        generator=generator,
+    )
+    if manifest is None:
+        return model, About("", verified=False, parity=None, max_batch_rows=0, ready_time=time.time())
+    generator_test(generator, golden)
+    parity = manifest.parity if manifest.HasField("parity") else None
+    return model, About(manifest.description, True, parity, 0, time.time(), tuple(manifest.quality))
 
 
 def _assemble(

@@ -6,12 +6,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from concord_proto.inference.v1 import model_pb2
 from concord_proto.modelpackage.v1 import manifest_pb2
 from google.protobuf import json_format
 
 from concord_server.fault import quote, scrub, shown
+from concord_server.generate import GENAI_CONFIG
 from concord_server.repository.disk import RefusedError, entries, open_regular, read_file, read_sized
 
 __all__ = ["MANIFEST", "MAX_MANIFEST_BYTES", "Contents", "parse_manifest", "read"]
@@ -20,6 +23,7 @@ MANIFEST = "manifest.json"
 _GRAPH = "model.onnx"
 _EXTERNAL = "model.onnx.data"
 _GOLDEN = "golden.binpb"
+_TOKENIZER_ENDINGS = (".json", ".jinja", ".txt", ".model")
 
 MAX_MANIFEST_BYTES = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -36,6 +40,8 @@ class Contents:
     golden: bytes = b""
     external: dict[str, bytes] = field(default_factory=dict)
     """By name: what the graph's external initializers may lie in."""
+    generator: dict[str, bytes] | None = None
+    """By name: of a text generator, the files of its tokenizer and what genai_config.json says; None of other kinds."""
 
 
 def read(directory: int, require_manifest: bool) -> Contents:
@@ -69,7 +75,14 @@ def _read_package(directory: int, names: list[str]) -> Contents:
             contents.golden = data
         else:
             contents.external[file.name] = data
+    if manifest.kind == model_pb2.MODEL_KIND_GENERATOR:
+        contents.generator = {name: contents.external.pop(name) for name in _generators(contents.external)}
     return contents
+
+
+def _generators(names: Iterable[str]) -> list[str]:
+    """Those of the names that a tokenizer may want; a graph's external data has other ones."""
+    return [name for name in names if name.endswith(_TOKENIZER_ENDINGS)]
 
 
 def _read_listed(directory: int, file: manifest_pb2.File) -> bytes:
@@ -91,6 +104,8 @@ def _read_bare(directory: int, names: list[str]) -> Contents:
             if status.st_nlink > 1:
                 raise RefusedError(f"{_EXTERNAL} has several links")
             contents.external[_EXTERNAL] = read_sized(descriptor, _EXTERNAL, status.st_size)
+    if GENAI_CONFIG in names:
+        contents.generator = {name: read_file(directory, name) for name in _generators(names)}
     return contents
 
 

@@ -18,7 +18,7 @@ from concord_server.fault import Fault, Reason, quote, shown
 from concord_server.model import Model, kind_text, version_order
 from concord_server.repository.disk import RefusedError, open_directory
 from concord_server.repository.glance import is_complete
-from concord_server.repository.load import Admit, Loader, load_version
+from concord_server.repository.load import Admit, Generators, Loader, load_version
 from concord_server.repository.scan import Found, Look, scan
 from concord_server.repository.version import Entry, State, Version
 
@@ -61,10 +61,13 @@ class Repository:
         loader_of: Callable[[str], Loader] | None = None,
         require_manifest: bool = False,
         admit: Admit = lambda _graph, _files: None,
+        generators: Generators | None = None,
         changed: Callable[[str, bool | None], None] = lambda _model_id, _ready: None,
         state: Callable[[str, str, State | None], None] = lambda _model_id, _version, _state: None,
     ) -> None:
         """`loader_of` gives the loader of a model at the time of a load, where not all have the one of `load`.
+
+        `generators` is what text generators are made with; without it they are refused.
 
         `changed` is called after each change of a model: its id, and whether a version of it is ready, or None where
         the model has left the repository. `state` is called after each change of a version's state: the model's id,
@@ -74,6 +77,7 @@ class Repository:
         self._loader_of: Callable[[str], Loader] = loader_of or (lambda _model_id: load)
         self._require_manifest = require_manifest
         self._admit = admit
+        self._generators = generators
         self._changed = changed
         self._state = state
         self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="load")
@@ -354,6 +358,7 @@ class Repository:
                 load=self._loader_of(model_id),
                 admit=self._admit,
                 require_manifest=self._require_manifest,
+                generators=self._generators,
             )
         except (RefusedError, AdmissionError, feature.BindError, Fault) as error:
             return _failed(model_id, number, str(error)), repr(error.__cause__ or error)
