@@ -17,6 +17,10 @@ func (m *Model) Prefer(policy batch.Policy, open bool) {
 
 // Apply makes the model run as the settings say, from now on; who waits stays.
 func (m *Model) Apply(settings batch.Settings) {
+	if m.Generator != nil {
+		m.applyGenerator(settings)
+		return
+	}
 	typical := time.Duration(0)
 	if len(m.traits.Times) > 0 {
 		typical = m.traits.Times[0].Took
@@ -26,6 +30,9 @@ func (m *Model) Apply(settings batch.Settings) {
 
 // Execution is how the model runs, as the catalog shows it.
 func (m *Model) Execution() *inferencev1.Execution {
+	if m.Generator != nil {
+		return m.generatorExecution()
+	}
 	setup := m.queue.Setup()
 	device := m.Device
 	if device == "" {

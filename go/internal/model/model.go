@@ -12,6 +12,7 @@ import (
 	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/feature"
+	"github.com/concord-inference/concord/go/internal/generate"
 	"github.com/concord-inference/concord/go/internal/tensor"
 )
 
@@ -50,6 +51,8 @@ type Model struct {
 	Device   string
 	CPUNodes int
 	Near     func(together, alone *tensor.Tensor) bool
+	// Generator generates the text of a model of kind generator, which has neither session nor queue; nil for all other kinds.
+	Generator *generate.Engine
 
 	session     Session
 	queue       *batch.Queue
@@ -74,22 +77,34 @@ func New(id, version string, kind Kind, session Session, features *feature.Plan,
 	return m
 }
 
-// Queue is how requests come to the model.
+// Queue is how requests come to the model; nil for a generator.
 func (m *Model) Queue() *batch.Queue { return m.queue }
 
-// Inputs are the graph's inputs, in its order.
+// Inputs are the graph's inputs, in its order; none for a generator, whose graph nobody else may run.
 func (m *Model) Inputs() []tensor.Spec {
+	if m.session == nil {
+		return nil
+	}
 	if m.Limited != nil {
 		return m.Limited
 	}
 	return m.session.Inputs()
 }
 
-// Outputs are the graph's outputs, in its order.
-func (m *Model) Outputs() []tensor.Spec { return m.session.Outputs() }
+// Outputs are the graph's outputs, in its order; none for a generator.
+func (m *Model) Outputs() []tensor.Spec {
+	if m.session == nil {
+		return nil
+	}
+	return m.session.Outputs()
+}
 
 // Close frees the model once nothing runs it any more: a run that nobody waits for is ended, and ends a little later.
 func (m *Model) Close() {
+	if m.Generator != nil {
+		m.Generator.Close()
+		return
+	}
 	m.queue.Close()
 	m.session.Close()
 }

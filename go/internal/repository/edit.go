@@ -133,7 +133,7 @@ func (e *Editor) checkStaged(id, number string) error {
 	}
 	c, err := read(root, id+"/"+number, e.RequireManifest)
 	if err == nil {
-		_, err = kindOf(c.manifest)
+		_, err = kindOf(c)
 	}
 	if err != nil {
 		return failed(id, number, err, nil).Fault

@@ -156,7 +156,7 @@ func TestLoadModelRefused(t *testing.T) {
 		{"size", "2", fault.ModelFailed, `model "size" version 2 failed to load: size of model.onnx is not the manifest's`},
 		{"hash", "2", fault.ModelFailed, `model "hash" version 2 failed to load: sha256 of model.onnx is not the manifest's`},
 		{"unlisted", "2", fault.ModelFailed, `model "unlisted" version 2 failed to load: x is not listed in manifest.json`},
-		{"generator", "2", fault.ModelFailed, `model "generator" version 2 failed to load: kind generator is not served here`},
+		{"generator", "2", fault.ModelFailed, `model "generator" version 2 failed to load: files: genai_config.json is not listed`},
 		{"link", "2", fault.ModelFailed, `model "link" version 2 failed to load: its directory is a link`},
 		{"linked", "2", fault.ModelFailed, `model "linked" version 2 failed to load: its directory is a link`},
 		{"modellink", "3", fault.VersionNotFound, `model "modellink" has no version 3 in the staging directory`},

@@ -30,7 +30,7 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 	if err != nil {
 		return nil, nil, err
 	}
-	kind, err := kindOf(c.manifest)
+	kind, err := kindOf(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,6 +45,14 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 		if err := r.options.Admit(ctx, admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}); err != nil {
 			return nil, nil, err
 		}
+	}
+	if kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
+		m, err := r.loadGenerator(ctx, id, number, c)
+		if err != nil {
+			return nil, nil, err
+		}
+		about.ReadyTime = time.Now()
+		return m, about, nil
 	}
 	load := r.options.Load
 	if r.options.LoaderOf != nil {
@@ -86,15 +94,19 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 	return m, about, nil
 }
 
-// kindOf is the kind of a package, where it is served; a bare model, which has no manifest, takes tensors.
-func kindOf(manifest *modelpackagev1.Manifest) (model.Kind, error) {
-	if manifest == nil {
+// kindOf is the kind of a package, where it is served; a bare model, which has no manifest, generates text where it has a text generator's settings,
+// and else takes tensors.
+func kindOf(c *contents) (model.Kind, error) {
+	if c.manifest == nil {
+		if c.files != nil {
+			return inferencev1.ModelKind_MODEL_KIND_GENERATOR, nil
+		}
 		return inferencev1.ModelKind_MODEL_KIND_TENSOR, nil
 	}
-	switch kind := manifest.GetKind(); kind {
-	case inferencev1.ModelKind_MODEL_KIND_TABULAR, inferencev1.ModelKind_MODEL_KIND_TENSOR:
+	switch kind := c.manifest.GetKind(); kind {
+	case inferencev1.ModelKind_MODEL_KIND_TABULAR, inferencev1.ModelKind_MODEL_KIND_TENSOR, inferencev1.ModelKind_MODEL_KIND_GENERATOR:
 		return kind, nil
-	case inferencev1.ModelKind_MODEL_KIND_GENERATOR, inferencev1.ModelKind_MODEL_KIND_RECOMMENDER:
+	case inferencev1.ModelKind_MODEL_KIND_RECOMMENDER:
 		return 0, fmt.Errorf("kind %s is not served here", model.KindText(kind))
 	default:
 		return 0, errors.New("kind: expected a kind, got nothing")

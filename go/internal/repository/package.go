@@ -14,8 +14,10 @@ import (
 	"strings"
 	"syscall"
 
+	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	modelpackagev1 "github.com/concord-inference/concord/go/gen/modelpackage/v1"
 	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/generate"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
@@ -32,7 +34,8 @@ type contents struct {
 	graph    []byte
 	golden   []byte
 	external map[string][]byte // by name: what the graph's external initializers may lie in
-	sums     map[string]string // sha256 of graph and external, in lower-case hexadecimal, by name
+	files    map[string][]byte // by name: what a text generator has besides; nil for all other kinds
+	sums     map[string]string // sha256 of graph, external and files, in lower-case hexadecimal, by name
 }
 
 // read reads the directory of a version, whole.
@@ -61,7 +64,11 @@ func read(root *os.Root, directory string, requireManifest bool) (*contents, err
 	if requireManifest {
 		return nil, fmt.Errorf("%s is missing, and this server requires it", manifestName)
 	}
-	return readBare(root, directory, names)
+	c, err := readBare(root, directory, names)
+	if err == nil && slices.Contains(names, generate.SettingsName) {
+		err = c.readBareGenerator(root, directory, names)
+	}
+	return c, err
 }
 
 func readPackage(root *os.Root, directory string, names []string) (*contents, error) {
@@ -99,6 +106,9 @@ func readPackage(root *os.Root, directory string, names []string) (*contents, er
 		}
 		c.sums[file.GetName()] = file.GetSha256()
 	}
+	if manifest.GetKind() == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
+		return c, c.sortGenerator()
+	}
 	return c, nil
 }
 
@@ -131,21 +141,28 @@ func readBare(root *os.Root, directory string, names []string) (*contents, error
 	if !slices.Contains(names, externalName) {
 		return c, nil
 	}
-	file, info, err := openRegular(root, directory+"/"+externalName)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	// No hash says what the file should be, so it must not be somebody else's under a second name.
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {
-		return nil, fmt.Errorf("%s has several links", externalName)
-	}
-	data, err := readSized(file, externalName, info.Size())
+	data, err := readUnlisted(root, directory, externalName, math.MaxInt64)
 	if err != nil {
 		return nil, err
 	}
 	c.external[externalName], c.sums[externalName] = data, sum(data)
 	return c, nil
+}
+
+// readUnlisted reads a file of which no hash says what it should be, so that it must not be somebody else's under a second name.
+func readUnlisted(root *os.Root, directory, name string, limit int64) ([]byte, error) {
+	file, info, err := openRegular(root, directory+"/"+name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Nlink > 1 {
+		return nil, fmt.Errorf("%s has several links", name)
+	}
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s: expected at most %d bytes, got %d", name, limit, info.Size())
+	}
+	return readSized(file, name, info.Size())
 }
 
 func sum(data []byte) string {

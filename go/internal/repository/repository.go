@@ -20,6 +20,7 @@ import (
 	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/generate"
 	"github.com/concord-inference/concord/go/internal/model"
 )
 
@@ -42,6 +43,8 @@ type Options struct {
 	Load Loader
 	// LoaderOf is the loader of a model at the time of a load; nil is Load for all.
 	LoaderOf func(modelID string) Loader
+	// Generate is how a model's text generators are opened at the time of a load; nil, or without an Open: none is served.
+	Generate func(modelID string) Generate
 	// Device is where Load puts sessions: "cpu", also where it is empty, or "cuda:N".
 	Device string
 	// RequireManifest refuses versions without a manifest.
@@ -52,6 +55,8 @@ type Options struct {
 	Batching func(modelID string) batch.Settings
 	// Watch makes who sees what becomes of a version's rows; nil watches nothing.
 	Watch func(modelID, version string) batch.Watcher
+	// WatchGenerations makes who sees what becomes of a version's generations, whose keys and values take so much memory; nil watches nothing.
+	WatchGenerations func(modelID, version string, cacheBytes int64) generate.Watcher
 	// Changed is called when a model appears, and when it becomes ready or stops being so. It may be nil.
 	Changed func(modelID string, ready bool)
 	// Gone is called when a model has left the repository. It may be nil.

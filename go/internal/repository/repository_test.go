@@ -188,7 +188,7 @@ func TestRefused(t *testing.T) {
 		{"no JSON", nil, replace("manifest.json", "{"), Options{}, "manifest.json is no manifest: "},
 		{"unknown field", nil, edit(`"kind"`, `"surprise":1,"kind"`), Options{}, `unknown field "surprise"`},
 		{"no kind", manifest(func(m *modelpackagev1.Manifest) { m.Kind = 0 }), nil, Options{}, "kind: expected a kind, got nothing"},
-		{"generator", manifest(func(m *modelpackagev1.Manifest) { m.Kind = 3 }), nil, Options{}, "kind generator is not served here"},
+		{"generator", manifest(func(m *modelpackagev1.Manifest) { m.Kind = 3 }), nil, Options{}, "files: genai_config.json is not listed"},
 		{"recommender", manifest(func(m *modelpackagev1.Manifest) { m.Kind = 4 }), nil, Options{}, "kind recommender is not served here"},
 		{"path in a name", nil, edit(`"name":"model.onnx"`, `"name":"../model.onnx"`), Options{}, `files: expected a file name without directory and leading dot, got "../model.onnx"`},
 		{"hidden file", nil, edit(`"name":"model.onnx"`, `"name":".model.onnx"`), Options{}, `files: expected a file name without directory and leading dot, got ".model.onnx"`},
