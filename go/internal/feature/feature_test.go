@@ -384,6 +384,27 @@ func TestFromGraph(t *testing.T) {
 	}
 }
 
+// sameAnswer holds the bytes that AppendAnswer writes against the message of Encode, bit for bit.
+func sameAnswer(t *testing.T, plan *Plan, outputs []tensor.Tensor) {
+	t.Helper()
+	want := &inferencev1.PredictResponse{ModelVersion: "7"}
+	if err := plan.Encode(outputs, want); err != nil {
+		t.Fatal(err)
+	}
+	data, ok := plan.AppendAnswer([]byte{4<<3 | 2, 1, '7'}, outputs)
+	got := &inferencev1.PredictResponse{}
+	if err := proto.Unmarshal(data, got); !ok || err != nil {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	// Marshalled, since proto.Equal takes one NaN for another.
+	deterministic := proto.MarshalOptions{Deterministic: true}
+	gotData, _ := deterministic.Marshal(got)
+	wantData, _ := deterministic.Marshal(want)
+	if !bytes.Equal(gotData, wantData) || len(data) != len(wantData) {
+		t.Errorf("got %d bytes, %v\nwant %d bytes, %v", len(data), got, len(wantData), want)
+	}
+}
+
 func TestEncode(t *testing.T) {
 	outputs := specs(
 		spec("f", tensor.Float32, -1, 2), spec("d", tensor.Float64, -1, 1), spec("u", tensor.Uint64, -1), spec("b", tensor.Bool, -1, 2),
@@ -433,6 +454,10 @@ func TestEncode(t *testing.T) {
 	if err := plan.Encode(row(), got); err != nil {
 		t.Fatal(err)
 	}
+	sameAnswer(t, plan, row())
+	none := row()
+	none[slices.IndexFunc(plan.wantedSpecs, func(s tensor.Spec) bool { return s.Name == "i" })] = tensor.Tensor{DType: tensor.Int8, Shape: []int64{1, 0}}
+	sameAnswer(t, plan, none)
 	if bits := math.Float32bits(got.GetPredictions()["f1"]); bits != 0x7fc00123 {
 		t.Errorf("f1 has the bits %#x", bits)
 	}
@@ -467,6 +492,9 @@ func TestEncode(t *testing.T) {
 		c.spoil(outputs)
 		if err := plan.Encode(outputs, &inferencev1.PredictResponse{}); err == nil || err.Error() != c.want {
 			t.Errorf("%s: got %v", name, err)
+		}
+		if _, ok := plan.AppendAnswer(nil, outputs); ok {
+			t.Errorf("%s: appended", name)
 		}
 	}
 }

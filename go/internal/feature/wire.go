@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"math"
 	"unicode/utf8"
+	"unsafe"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/tensor"
@@ -34,7 +35,8 @@ const (
 	tagValues = 1<<3 | byte(protowire.BytesType) // of an array: packed numbers, or one string
 )
 
-// Wire is an inference.v1.PredictRequest as it came, taken apart as far as its fields. Its features are only read by DecodeWire.
+// Wire is an inference.v1.PredictRequest as it came, taken apart as far as its fields. Its features are only read by DecodeWire. All of it is the
+// message's own memory: who keeps an id longer clones it.
 type Wire struct {
 	ModelID, RequestID, ModelVersion string
 
@@ -42,7 +44,7 @@ type Wire struct {
 }
 
 // ScanWire takes a request apart. It is false where the message holds anything besides the features and at most one id of each kind, and where it is
-// malformed: the general decoder then has the word. Neither keeps the data longer than the caller keeps the Wire.
+// malformed: the general decoder then has the word.
 func ScanWire(data []byte) (Wire, bool) {
 	w := Wire{data: data}
 	seen := [3]bool{}
@@ -71,7 +73,7 @@ func ScanWire(data []byte) (Wire, bool) {
 			return w, false
 		}
 		seen[which] = true
-		*text = string(field)
+		*text = unsafe.String(unsafe.SliceData(field), len(field))
 	}
 	return w, true
 }
@@ -83,14 +85,32 @@ const maxSeen = 4096
 // plainly right, and then says nothing of why: an unknown name, a fault, a field twice or in another order than generated code writes it, bytes
 // that are no message. The tensors share no memory with the request.
 func (p *Plan) DecodeWire(w *Wire) ([]tensor.Tensor, bool) {
-	if len(p.features) > maxSeen {
-		return nil, false
-	}
 	row := make([]tensor.Tensor, len(p.inputs))
 	for i := range p.inputs {
 		if in := &p.inputs[i]; in.open < 0 {
 			row[i] = tensor.Make(in.spec.DType, in.shape)
 		}
+	}
+	return row, p.DecodeWireInto(w, row)
+}
+
+// RowShapes are the shapes of one row's inputs, where every request has the same and none holds strings; else nil.
+func (p *Plan) RowShapes() [][]int64 {
+	shapes := make([][]int64, len(p.inputs))
+	for i := range p.inputs {
+		if in := &p.inputs[i]; in.open >= 0 || in.spec.DType == tensor.String {
+			return nil
+		}
+		shapes[i] = p.inputs[i].shape
+	}
+	return shapes
+}
+
+// DecodeWireInto is DecodeWire into tensors that are there already, of RowShapes and of whatever content. Where it is false their content is worth
+// nothing.
+func (p *Plan) DecodeWireInto(w *Wire, row []tensor.Tensor) bool {
+	if len(p.features) > maxSeen {
+		return false
 	}
 	var seen [maxSeen / 64]uint64
 	known := 0
@@ -99,30 +119,30 @@ func (p *Plan) DecodeWire(w *Wire) ([]tensor.Tensor, bool) {
 		var entry []byte
 		var ok bool
 		if entry, rest, ok = takeBytes(rest[1:]); !ok {
-			return nil, false
+			return false
 		}
 		if tag != tagFeatures {
 			continue // ScanWire has read it
 		}
 		if len(entry) == 0 || entry[0] != tagKey {
-			return nil, false
+			return false
 		}
 		key, entry, ok := takeBytes(entry[1:])
 		if !ok || len(entry) == 0 || entry[0] != tagValue {
-			return nil, false
+			return false
 		}
 		value, entry, ok := takeBytes(entry[1:])
-		if !ok || len(entry) != 0 || !utf8.Valid(key) {
-			return nil, false
+		if !ok || len(entry) != 0 {
+			return false
 		}
-		at, ok := p.byName[string(key)]
+		at, ok := p.byName[string(key)] // names of features are UTF-8, so another key is none
 		if !ok || seen[at/64]&(1<<(at%64)) != 0 {
-			return nil, false
+			return false
 		}
 		seen[at/64] |= 1 << (at % 64)
 		known++
 		if !p.putWire(&p.features[at], value, row) {
-			return nil, false
+			return false
 		}
 	}
 	for at := 0; known < len(p.features) && at < len(p.features); at++ {
@@ -132,10 +152,10 @@ func (p *Plan) DecodeWire(w *Wire) ([]tensor.Tensor, bool) {
 		f := &p.features[at]
 		value := f.public.GetDefaultValue()
 		if value == nil || p.put(f, value, row) != nil {
-			return nil, false
+			return false
 		}
 	}
-	return row, true
+	return true
 }
 
 // putWire writes a feature's value, the bytes of a FeatureValue of one field, to its place.

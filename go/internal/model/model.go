@@ -61,6 +61,7 @@ type Model struct {
 	outputIndex map[string]int
 	allOutputs  []int // the index of each output; nobody changes it
 	holders     holders
+	lanes       lanes
 }
 
 // New makes a model. maxRows is the package's own limit of rows in one execution, 0 for none. Until Configure each request runs alone.
@@ -69,7 +70,7 @@ func New(id, version string, kind Kind, session Session, features *feature.Plan,
 		ID: id, Version: version, Kind: kind, Features: features, Batchable: batchable, session: session,
 		traits: batch.Traits{Joins: batchable, MaxRows: maxRows}, outputIndex: map[string]int{},
 	}
-	m.queue = batch.New(batch.Options{ModelID: id, Version: version, Run: session.Run, Fault: m.faultOf})
+	m.queue = batch.New(batch.Options{ModelID: id, Version: version, Run: session.Run, Fault: m.FaultOf})
 	for i, spec := range session.Outputs() {
 		m.outputIndex[spec.Name] = i
 		m.allOutputs = append(m.allOutputs, i)
@@ -106,6 +107,7 @@ func (m *Model) Close() {
 		return
 	}
 	m.queue.Close()
+	m.lanes.close()
 	m.session.Close()
 }
 
@@ -118,8 +120,8 @@ func (m *Model) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int) (
 	return result.Outputs, result.Elapsed, nil
 }
 
-// faultOf is the fault of an error of the session.
-func (m *Model) faultOf(err error) *fault.Fault {
+// FaultOf is the fault of an error of the session.
+func (m *Model) FaultOf(err error) *fault.Fault {
 	var large *TooLargeError
 	if errors.As(err, &large) {
 		return fault.AnswerTooLarge(large.Bytes, large.Most).At(m.ID, m.Version)

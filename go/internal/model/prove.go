@@ -147,7 +147,7 @@ func (p *prover) compare(joint *batch.Part, n int, answers [][]tensor.Tensor) st
 		if p.ctx.Err() != nil {
 			return ""
 		}
-		return p.model.faultOf(err).Message
+		return p.model.FaultOf(err).Message
 	}
 	for i := range outputs {
 		name := fault.Quote(p.model.Outputs()[joint.Wanted[i]].Name)

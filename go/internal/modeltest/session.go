@@ -54,3 +54,31 @@ func (s *Session) Run(ctx context.Context, inputs []tensor.Tensor, wanted []int,
 	}
 	return outputs, nil
 }
+
+// Lane implements model.LaneMaker: a lane whose runs are the session's.
+func (s *Session) Lane(shapes [][]int64, wanted []int) (model.Lane, error) {
+	l := &lane{session: s, wanted: wanted}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	for i, shape := range shapes {
+		l.row = append(l.row, tensor.Make(s.In[i].DType, shape))
+	}
+	return l, nil
+}
+
+type lane struct {
+	session *Session
+	row     []tensor.Tensor
+	wanted  []int
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+func (l *lane) Row() []tensor.Tensor { return l.row }
+
+func (l *lane) Run(most int64) ([]tensor.Tensor, error) {
+	return l.session.Run(l.ctx, l.row, l.wanted, most)
+}
+
+func (l *lane) Terminate() { l.cancel() }
+
+func (l *lane) Close() { l.cancel() }

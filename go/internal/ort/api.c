@@ -3,6 +3,7 @@
 // ONNX Runtime's C API is one table of functions whose places never change; a release only appends. This file names the places that it
 // uses, so that building needs no header of ONNX Runtime; api_test.go holds them against the header itself.
 
+#include "lane.h"
 #include "table.h"
 
 #include <dlfcn.h>
@@ -468,4 +469,84 @@ void concord_ort_release(concord_out *out, size_t count) {
     if (out[i].value) ort.ReleaseValue(out[i].value);
   }
   memset(out, 0, count * sizeof *out);
+}
+
+char *concord_lane_new(const concord_session *s, const concord_in *in, const size_t *wanted, size_t wanted_count, concord_lane *lane) {
+  char *error = NULL;
+  size_t total = s->input_count + wanted_count;
+  memset(lane, 0, sizeof *lane);
+  lane->session = s->session;
+  lane->in_count = s->input_count;
+  lane->out_count = wanted_count;
+  lane->names = calloc(total, sizeof *lane->names);
+  lane->values = calloc(total, sizeof *lane->values);
+  lane->data = calloc(total, sizeof *lane->data);
+  lane->out = calloc(wanted_count, sizeof *lane->out);
+  if (!lane->names || !lane->values || !lane->data || !lane->out) {
+    error = strdup("out of memory");
+    goto done;
+  }
+  for (size_t i = 0; i < lane->in_count; i++) {
+    lane->names[i] = s->inputs[i].name;
+    // Aligned like ONNX Runtime's own tensors.
+    if (posix_memalign(&lane->data[i], 64, in[i].size ? in[i].size : 1) != 0) {
+      lane->data[i] = NULL;
+      error = strdup("out of memory");
+      goto done;
+    }
+    memset(lane->data[i], 0, in[i].size);
+    TRY(ort.CreateTensorWithDataAsOrtValue(concord_ort_cpu_memory, lane->data[i], in[i].size, in[i].dims, in[i].rank, in[i].dtype, &lane->values[i]));
+  }
+  for (size_t i = 0; i < wanted_count; i++) lane->names[lane->in_count + i] = s->outputs[wanted[i]].name;
+  TRY(ort.CreateRunOptions(&lane->options));
+done:
+  if (error) concord_lane_free(lane);
+  return error;
+}
+
+char *concord_lane_run(concord_lane *lane, size_t framed_string, size_t most, size_t *bytes) {
+  char *error = NULL;
+  void **outputs = lane->values + lane->in_count;
+  concord_ort_release(lane->out, lane->out_count);
+  *bytes = 0;
+  TRY(ort.Run(lane->session, lane->options, lane->names, lane->values, lane->in_count, lane->names + lane->in_count,
+              lane->out_count, outputs));
+  for (size_t i = 0; i < lane->out_count; i++) {
+    lane->out[i].value = outputs[i];
+    outputs[i] = NULL;
+  }
+  for (size_t i = 0; i < lane->out_count; i++) {
+    concord_out *out = &lane->out[i];
+    if ((error = read_value(out)) != NULL) goto done;
+    *bytes += out->size + (out->dtype == ELEMENT_STRING ? out->count * framed_string : 0);
+  }
+  if (*bytes > most) {
+    error = strdup("the outputs are too large");
+    goto done;
+  }
+  for (size_t i = 0; i < lane->out_count; i++)
+    if (lane->out[i].dtype == ELEMENT_STRING && (error = read_strings(&lane->out[i])) != NULL) goto done;
+done:
+  if (error) {
+    for (size_t i = 0; i < lane->out_count; i++) {
+      if (outputs[i]) ort.ReleaseValue(outputs[i]);
+      outputs[i] = NULL;
+    }
+    concord_ort_release(lane->out, lane->out_count);
+  }
+  return error;
+}
+
+void concord_lane_free(concord_lane *lane) {
+  if (lane->out) concord_ort_release(lane->out, lane->out_count);
+  for (size_t i = 0; i < lane->in_count; i++) {
+    if (lane->values && lane->values[i]) ort.ReleaseValue(lane->values[i]);
+    if (lane->data) free(lane->data[i]);
+  }
+  if (lane->options) ort.ReleaseRunOptions(lane->options);
+  free(lane->names);
+  free(lane->values);
+  free(lane->data);
+  free(lane->out);
+  memset(lane, 0, sizeof *lane);
 }

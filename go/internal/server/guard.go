@@ -48,16 +48,24 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		if q.decode(data) {
 			return nil
 		}
-		message = q.request
+		message = q.message()
 	}
 	f.err = c.CodecV2.Unmarshal(data, message)
 	return nil
 }
 
-// receive receives a message into v. Its errors are faults, where gRPC has not answered already.
-func (s *Server) receive(v any, from func(any) error) error {
-	f := frame{message: v, limit: s.options.MaxMessageBytes}
-	if err := from(&f); err != nil {
+// Marshal implements encoding.CodecV2.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if p, ok := v.(*packed); ok {
+		return mem.BufferSlice{mem.SliceBuffer(p.bytes)}, nil
+	}
+	return c.CodecV2.Marshal(v)
+}
+
+// receive receives a message into v, by way of f. Its errors are faults, where gRPC has not answered already.
+func (s *Server) receive(f *frame, v any, from func(any) error) error {
+	*f = frame{message: v, limit: s.options.MaxMessageBytes}
+	if err := from(f); err != nil {
 		return err
 	}
 	if f.size > f.limit {
@@ -66,7 +74,7 @@ func (s *Server) receive(v any, from func(any) error) error {
 	if f.err != nil {
 		name := "unknown"
 		if q, ok := v.(*quick); ok {
-			v = q.request
+			v = q.message()
 		}
 		if message, ok := v.(proto.Message); ok {
 			name = string(message.ProtoReflect().Descriptor().FullName())
@@ -86,7 +94,12 @@ func (s *Server) register(desc *grpc.ServiceDesc, implementation any) {
 	guarded.Methods = nil
 	for _, method := range desc.Methods {
 		shown := s.options.Telemetry.Method(desc.ServiceName, method.MethodName)
-		method.Handler = s.guardUnary(desc.ServiceName+"/"+method.MethodName, shown, method.Handler)
+		name := desc.ServiceName + "/" + method.MethodName
+		if name == predictName && s.options.FastDecode {
+			method.Handler = s.guardPredict(name, shown)
+		} else {
+			method.Handler = s.guardUnary(name, shown, method.Handler)
+		}
 		guarded.Methods = append(guarded.Methods, method)
 	}
 	guarded.Streams = nil
@@ -115,7 +128,7 @@ func (s *Server) guardUnary(method string, shown *telemetry.Method, handler grpc
 		defer cancel()
 		reply, err = handler(implementation, ctx, func(v any) error {
 			request = v
-			return s.receive(v, decode)
+			return s.receive(&frame{}, v, decode)
 		}, nil)
 		if err != nil {
 			return nil, err
@@ -182,7 +195,7 @@ func (g *guardedStream) Context() context.Context { return g.ctx }
 
 func (g *guardedStream) RecvMsg(v any) error {
 	g.request = v
-	return g.server.receive(v, g.ServerStream.RecvMsg)
+	return g.server.receive(&frame{}, v, g.ServerStream.RecvMsg)
 }
 
 func (g *guardedStream) SendMsg(v any) error {

@@ -68,7 +68,7 @@ type Server struct {
 // New makes a server; Serve starts it.
 func New(options Options) *Server {
 	s := bare(options)
-	s.register(s.inferenceService(), &inference{server: s})
+	s.register(&inferencev1.InferenceService_ServiceDesc, &inference{server: s})
 	s.register(&inferencev1.ModelInference_ServiceDesc, &tensorInference{server: s})
 	s.register(&inferencev1.ModelCatalogService_ServiceDesc, &catalog{server: s})
 	s.register(&healthpb.Health_ServiceDesc, options.Health)

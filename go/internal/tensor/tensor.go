@@ -69,6 +69,11 @@ func (t *Tensor) Len() int {
 	return 0
 }
 
+// Clone is a copy that shares no memory.
+func (t *Tensor) Clone() Tensor {
+	return Tensor{DType: t.DType, Shape: slices.Clone(t.Shape), Data: slices.Clone(t.Data), Strings: slices.Clone(t.Strings)}
+}
+
 // FramedString is the least that frames a string on the wire: its tag and its length.
 const FramedString = 2
 
