@@ -30,6 +30,9 @@ const (
 	defaultStreams     = 1024
 	defaultHeaderBytes = 64 << 10
 
+	// Goroutines that handle calls one after the other: their stacks have grown already. Calls that find all of them busy get one of their own.
+	streamWorkers = 32
+
 	pingEvery       = 30 * time.Second
 	pingTimeout     = 10 * time.Second
 	clientPingEvery = 10 * time.Second
@@ -95,6 +98,7 @@ func bare(options Options) *Server {
 			MaxConnectionAge: options.MaxConnectionAge, MaxConnectionAgeGrace: max(options.ConnectionGrace, time.Millisecond),
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPingEvery, PermitWithoutStream: true}),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.UnknownServiceHandler(s.guardStream("an unserved method", options.Telemetry.Unserved(), unimplemented)),
 	}
 	if options.TLS != nil {
