@@ -85,7 +85,7 @@ func (d *decoder) open(most int64) (err error) {
 	}
 	s, size := d.settings, d.shape.cache.Size()
 	if d.context = s.Fit(d.slots, most, size); d.context < 1 {
-		return fmt.Errorf("the keys and values of one token in %d slots take %d bytes, more than %d", d.slots, s.CacheBytes(size)*int64(d.slots), most)
+		return fmt.Errorf("expected memory for one token in each of %d slots, %d bytes, got less", d.slots, s.CacheBytes(size)*int64(d.slots))
 	}
 	d.chunk = d.context
 	if !d.shape.pruned {

@@ -56,8 +56,8 @@ func (r *Runtime) OpenGenAI(library string) (*GenAI, error) {
 	return &GenAI{}, nil
 }
 
-// tokenizerFiles are what the library reads of a package.
-var tokenizerFiles = []string{"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+// neededFiles are what every tokenizer has.
+var neededFiles = []string{"tokenizer.json", "tokenizer_config.json"}
 
 // tokenizerSettings stand in the place of the package's own, of which the tokenizer needs this alone: those could make the library load other
 // files, and it refuses what a newer release writes there.
@@ -65,15 +65,25 @@ const tokenizerSettings = `{"model":{"context_length":1}}`
 
 // WriteTokenizer writes what a tokenizer is made of into a directory that nobody else can read, which the caller removes.
 func WriteTokenizer(files map[string][]byte) (directory string, err error) {
+	for _, name := range neededFiles {
+		if len(files[name]) == 0 {
+			return "", fmt.Errorf("expected %s, got none", name)
+		}
+	}
 	if directory, err = os.MkdirTemp("", "concord-"); err != nil {
 		return "", errUnwritten
 	}
-	err = os.WriteFile(filepath.Join(directory, generate.SettingsName), []byte(tokenizerSettings), 0o600)
-	for _, name := range tokenizerFiles {
-		if data, ok := files[name]; ok && err == nil {
-			err = os.WriteFile(filepath.Join(directory, name), data, 0o600)
+	write := func(name string, data []byte) {
+		if err == nil {
+			err = os.WriteFile(filepath.Join(directory, filepath.Base(name)), data, 0o600)
 		}
 	}
+	for name, data := range files {
+		if name != generate.SettingsName {
+			write(name, data)
+		}
+	}
+	write(generate.SettingsName, []byte(tokenizerSettings))
 	if err != nil {
 		os.RemoveAll(directory)
 		return "", errUnwritten
@@ -81,7 +91,7 @@ func WriteTokenizer(files map[string][]byte) (directory string, err error) {
 	return directory, nil
 }
 
-var errUnwritten = errors.New("the tokenizer's files cannot be written to a temporary directory")
+var errUnwritten = errors.New("the tokenizer's files cannot be written")
 
 // Tokenizer makes a tokenizer of a package's files, by name. The library reads them from a directory of its own, which does not outlast the call.
 func (g *GenAI) Tokenizer(files map[string][]byte) (generate.Tokenizer, error) {

@@ -31,7 +31,7 @@ func openGenAI(t testing.TB) *GenAI {
 func tinyFiles(t testing.TB) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{}
-	for _, name := range append([]string{generate.SettingsName}, tokenizerFiles...) {
+	for _, name := range []string{generate.SettingsName, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} {
 		data, err := os.ReadFile(filepath.Join(modeltest.TinyChat(t), name))
 		if err != nil {
 			t.Fatal(err)

@@ -30,104 +30,107 @@ type graphShape struct {
 // cachePair is one layer's keys or values.
 type cachePair struct{ past, present *C.char }
 
-// readGraph holds a graph against what its settings say, and runs it once.
+// readGraph holds a graph against what its settings say, and runs it once. Outputs of other names are left alone.
 func readGraph(s *session, settings *generate.Settings) (graphShape, error) {
-	g := graphShape{}
-	seen := map[string]bool{}
-	find := func(what, name string, specs []tensor.Spec, ios *C.concord_io, types []tensor.DType, shape ...int64) (tensor.DType, *C.char, error) {
-		index := slices.IndexFunc(specs, func(spec tensor.Spec) bool { return spec.Name == name })
-		if index < 0 {
-			return 0, nil, fmt.Errorf("expected an %s %s, got none", what, fault.Quote(name))
-		}
-		seen[name] = true
-		spec := specs[index]
-		if !slices.Contains(types, spec.DType) || !spec.Unranked && !fits(spec.Shape, shape) {
-			return 0, nil, fmt.Errorf("%s %s: expected %s %s, got %s %s", what, fault.Quote(name), either(types), lengths(shape), spec.DType, lengths(spec.Shape))
-		}
-		return spec.DType, unsafe.Slice(ios, len(specs))[index].name, nil
-	}
-	input := func(name string, types []tensor.DType, shape ...int64) (tensor.DType, *C.char, error) {
-		return find("input", name, s.inputs, s.c.inputs, types, shape...)
-	}
-	output := func(name string, types []tensor.DType, shape ...int64) (tensor.DType, *C.char, error) {
-		return find("output", name, s.outputs, s.c.outputs, types, shape...)
-	}
+	m := matcher{inputs: names(s.inputs, s.c.inputs), outputs: names(s.outputs, s.c.outputs)}
 	integers, floats := []tensor.DType{tensor.Int64}, []tensor.DType{tensor.Float32, tensor.Float16}
-	var err error
-	if _, g.inputIDs, err = input(settings.InputIDs, integers, -1, -1); err != nil {
-		return g, err
+	g := graphShape{}
+	_, g.inputIDs = m.match("input", settings.InputIDs, integers, -1, -1)
+	_, g.attentionMask = m.match("input", settings.AttentionMask, integers, -1, -1)
+	if _, ok := m.inputs[settings.PositionIDs]; ok {
+		_, g.positionIDs = m.match("input", settings.PositionIDs, integers, -1, -1)
 	}
-	if _, g.attentionMask, err = input(settings.AttentionMask, integers, -1, -1); err != nil {
-		return g, err
-	}
-	if slices.ContainsFunc(s.inputs, func(spec tensor.Spec) bool { return spec.Name == settings.PositionIDs }) {
-		if _, g.positionIDs, err = input(settings.PositionIDs, integers, -1, -1); err != nil {
-			return g, err
+	shape := []int64{-1, int64(settings.Heads), -1, int64(settings.HeadSize)}
+	types := floats
+	for layer := range settings.Layers {
+		for _, pattern := range []string{settings.PastKey, settings.PastValue} {
+			dtype, name := m.match("input", generate.LayerName(pattern, layer), types, shape...)
+			g.cache, types = dtype, []tensor.DType{dtype} // all are of the first one's type
+			g.pairs = append(g.pairs, cachePair{past: name})
 		}
 	}
 	for layer := range settings.Layers {
-		for _, names := range [][2]string{{settings.PastKey, settings.PresentKey}, {settings.PastValue, settings.PresentVal}} {
-			pair := cachePair{}
-			g.cache, pair.past, err = input(generate.LayerName(names[0], layer), floats, -1, int64(settings.Heads), -1, int64(settings.HeadSize))
-			if err != nil {
-				return g, err
-			}
-			floats = []tensor.DType{g.cache} // all are of the first one's type
-			if _, pair.present, err = output(generate.LayerName(names[1], layer), floats, -1, int64(settings.Heads), -1, int64(settings.HeadSize)); err != nil {
-				return g, err
-			}
-			g.pairs = append(g.pairs, pair)
+		for i, pattern := range []string{settings.PresentKey, settings.PresentVal} {
+			_, g.pairs[2*layer+i].present = m.match("output", generate.LayerName(pattern, layer), types, shape...)
 		}
-	}
-	both := []tensor.DType{tensor.Float32, tensor.Float16}
-	if g.logits, g.logitsName, err = output(settings.Logits, both, -1, -1, int64(settings.Vocabulary)); err != nil {
-		return g, err
 	}
 	for _, spec := range s.inputs {
-		if !seen[spec.Name] {
-			return g, fmt.Errorf("input %s is none that text generation gives", fault.Quote(spec.Name))
+		if !m.seenInputs[spec.Name] && m.err == nil {
+			m.err = fmt.Errorf("input %s: expected none of this name", fault.Quote(spec.Name))
 		}
+	}
+	g.logits, g.logitsName = m.match("output", settings.Logits, floats, -1, -1, int64(settings.Vocabulary))
+	if m.err != nil {
+		return g, m.err
+	}
+	if m.twice {
+		return g, errors.New("expected an input and an output for each name, got names that are equal")
 	}
 	return g, g.probe(s, settings)
 }
 
-// fits says whether a graph's shape takes what a decoder gives: what it leaves open always does.
-func fits(shape, given []int64) bool {
-	if len(shape) != len(given) {
+// matcher finds inputs and outputs by name, and keeps the first thing that is wrong.
+type matcher struct {
+	inputs, outputs         map[string]named
+	seenInputs, seenOutputs map[string]bool
+	twice                   bool
+	err                     error
+}
+
+type named struct {
+	*tensor.Spec
+	c *C.char
+}
+
+func names(specs []tensor.Spec, ios *C.concord_io) map[string]named {
+	all := make(map[string]named, len(specs))
+	for i, io := range unsafe.Slice(ios, len(specs)) {
+		all[specs[i].Name] = named{&specs[i], io.name}
+	}
+	return all
+}
+
+// match is the tensor of a name. Its open lengths must be open, but for the second of the logits, which is 1 where they come for the last
+// token alone; the others may be.
+func (m *matcher) match(what, name string, types []tensor.DType, shape ...int64) (tensor.DType, *C.char) {
+	all, seen := m.inputs, &m.seenInputs
+	if what == "output" {
+		all, seen = m.outputs, &m.seenOutputs
+	}
+	if *seen == nil {
+		*seen = map[string]bool{}
+	}
+	m.twice = m.twice || (*seen)[name]
+	(*seen)[name] = true
+	found, ok := all[name]
+	if ok && slices.Contains(types, found.DType) && !found.Unranked && fits(found.Shape, shape) {
+		return found.DType, found.c
+	}
+	if m.err == nil {
+		got := "nothing"
+		if ok {
+			got = found.Describe()
+		}
+		either := types[0].String()
+		for _, t := range types[1:] {
+			either += " or " + t.String()
+		}
+		m.err = fmt.Errorf("%s %s: expected %s %s, got %s", what, fault.Quote(name), either, tensor.ShapeText(shape), got)
+	}
+	return types[0], nil
+}
+
+func fits(shape, wanted []int64) bool {
+	if len(shape) != len(wanted) {
 		return false
 	}
 	for axis, length := range shape {
-		// The second axis of logits may be 1: then they come for the last token alone.
-		logits := len(given) == 3 && axis == 1 && length == 1
-		if length != -1 && length != given[axis] && !logits {
+		lastOnly := len(wanted) == 3 && axis == 1 && length == 1
+		if length != -1 && length != wanted[axis] && !lastOnly {
 			return false
 		}
 	}
 	return true
-}
-
-func either(types []tensor.DType) string {
-	text := types[0].String()
-	for _, t := range types[1:] {
-		text += " or " + t.String()
-	}
-	return text
-}
-
-// lengths shows a shape, with a question mark where it is open.
-func lengths(shape []int64) string {
-	text := "["
-	for axis, length := range shape {
-		if axis > 0 {
-			text += ","
-		}
-		if length < 0 {
-			text += "?"
-		} else {
-			text += fmt.Sprint(length)
-		}
-	}
-	return text + "]"
 }
 
 // probe runs two tokens in memory of its own: the shapes of what comes out are then known.
@@ -164,17 +167,19 @@ func (g *graphShape) probe(s *session, settings *generate.Settings) error {
 	}
 	for i, spec := range s.outputs {
 		got := outputs[i].Shape
-		expected := []int64{1, tokens, int64(settings.Vocabulary)}
-		if spec.Name != settings.Logits {
-			if !slices.ContainsFunc(g.pairs, func(p cachePair) bool { return C.GoString(p.present) == spec.Name }) {
-				continue
+		switch {
+		case spec.Name == settings.Logits:
+			expected := []int64{1, tokens, int64(settings.Vocabulary)}
+			if g.pruned = len(got) == 3 && got[1] == 1; g.pruned {
+				expected[1] = 1
 			}
-			expected = cache.Shape
-		} else if len(got) == 3 && got[1] == 1 {
-			g.pruned, expected[1] = true, 1
-		}
-		if !slices.Equal(got, expected) {
-			return fmt.Errorf("output %s: expected %s, got %s", fault.Quote(spec.Name), lengths(expected), lengths(got))
+			if !slices.Equal(got, expected) {
+				return fmt.Errorf("logits of %d tokens: expected %s, got %s", tokens, tensor.ShapeText(expected), tensor.ShapeText(got))
+			}
+		case slices.ContainsFunc(g.pairs, func(p cachePair) bool { return C.GoString(p.present) == spec.Name }):
+			if !slices.Equal(got, cache.Shape) {
+				return fmt.Errorf("output %s: expected %s, got %s", fault.Quote(spec.Name), tensor.ShapeText(cache.Shape), tensor.ShapeText(got))
+			}
 		}
 	}
 	return nil
