@@ -110,8 +110,8 @@ func (q *quick) general() *inferencev1.PredictRequest {
 // guardPredict is guardUnary for Predict, whose handler it knows.
 func (s *Server) guardPredict(method string, shown *telemetry.Method) grpc.MethodHandler {
 	return func(implementation any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (reply any, err error) {
-		begin := time.Now()
 		ctx, call := shown.Begin(ctx)
+		begin := time.Now() // after the call's own, so that its spans lie within
 		q := quicks.Get().(*quick)
 		q.server = s
 		defer func() {
