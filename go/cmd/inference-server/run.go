@@ -18,6 +18,7 @@ import (
 	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/config"
+	"github.com/concord-inference/concord/go/internal/generate"
 	"github.com/concord-inference/concord/go/internal/ort"
 	"github.com/concord-inference/concord/go/internal/repository"
 	"github.com/concord-inference/concord/go/internal/server"
@@ -55,9 +56,13 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return refuse(stderr, err)
 	}
+	genai, err := findGenAI(settings, path)
+	if err != nil {
+		return refuse(stderr, err)
+	}
 	log := newLog(stderr)
 	slog.SetDefault(log)
-	if err := serve(ctx, newLive(args, settings, log), library, path, stdout, log); err != nil {
+	if err := serve(ctx, newLive(args, settings, log), library, path, genai, stdout, log); err != nil {
 		log.Error("cannot serve", "cause", err.Error())
 		return exitFailure
 	}
@@ -120,7 +125,7 @@ type ready struct {
 	PID   int    `json:"pid"`
 }
 
-func serve(ctx context.Context, live *live, library *ort.Runtime, path string, stdout io.Writer, log *slog.Logger) error {
+func serve(ctx context.Context, live *live, library *ort.Runtime, path, genai string, stdout io.Writer, log *slog.Logger) error {
 	settings := *live.current.Load()
 	health := server.NewHealth()
 	shown := startTelemetry(settings, log)
@@ -137,10 +142,12 @@ func serve(ctx context.Context, live *live, library *ort.Runtime, path string, s
 		MemoryBytes:     settings.AdmissionMemoryBytes,
 		Log:             log,
 	}
+	generators := openGenerators(library, genai, log)
 	models, err := repository.Open(settings.Models, repository.Options{
 		LoaderOf: func(id string) repository.Loader {
 			return library.WithThreads(live.current.Load().SettingsOf(id).IntraOpThreads).Load
 		},
+		Generate:        func(id string) repository.Generate { return generatingOf(live.current.Load(), id, generators) },
 		Device:          deviceOf(settings),
 		Admit:           admission.New(trials, ort.Version, settings.AdmissionCache).Admit,
 		RequireManifest: settings.RequireManifest,
@@ -149,7 +156,10 @@ func serve(ctx context.Context, live *live, library *ort.Runtime, path string, s
 		Gone:            health.RemoveModel,
 		State:           shown.State,
 		Watch:           func(id, version string) batch.Watcher { return shown.Version(id, version) },
-		Log:             log,
+		WatchGenerations: func(id, version string, cacheBytes int64) generate.Watcher {
+			return shown.Version(id, version).Generations(cacheBytes)
+		},
+		Log: log,
 	})
 	if err != nil {
 		return err

@@ -128,7 +128,7 @@ func (e *Engine) free(a *active, f *fault.Fault) {
 		ending.Err = ending.Err.At(e.options.ModelID, e.options.Version)
 	}
 	a.give(a.stops.rest()) // no stop text will come of it any more
-	ending.PromptTokens, ending.Tokens = a.length, a.tokens
+	ending.PromptTokens, ending.Tokens, ending.Seed = a.length, a.tokens, a.sampler.Seed
 	if a.tokens > 1 {
 		if seconds := a.last.Sub(ending.Decoding).Seconds(); seconds > 0 {
 			ending.Rate = float64(a.tokens-1) / seconds

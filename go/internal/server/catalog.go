@@ -8,6 +8,7 @@ import (
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/generate"
 	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/repository"
 	"github.com/concord-inference/concord/go/internal/tensor"
@@ -93,6 +94,9 @@ func describeVersion(version *repository.Version) *inferencev1.ModelVersion {
 	described.Description = about.Description
 	if m.Features != nil {
 		described.Features, described.Predictions, described.Outputs = m.Features.Features(), m.Features.Predictions(), m.Features.Outputs()
+	}
+	if m.Generator != nil {
+		described.Features, described.Outputs = generate.Features(), generate.Outputs()
 	}
 	described.InputTensors, described.OutputTensors = tensorSpecs(m.Inputs()), tensorSpecs(m.Outputs())
 	described.Verified = about.Verified

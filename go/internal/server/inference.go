@@ -12,7 +12,6 @@ import (
 	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/telemetry"
 	"github.com/concord-inference/concord/go/internal/tensor"
-	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
@@ -58,6 +57,16 @@ func (in *inference) predict(
 			return nil, in.server.failed(a.id, f)
 		}
 	}
+	if a.model.Generator != nil {
+		response, ending, f := in.text(ctx, begin, request, a)
+		if ending != nil {
+			generated(call, ending)
+		}
+		if f != nil {
+			return nil, in.server.refused(ctx, a.id, f)
+		}
+		return response, nil
+	}
 	result := a.model.Queue().One(ctx, in.part(a))
 	ran(call, &result)
 	response, f := answer(begin, a, &result)
@@ -101,6 +110,12 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 	}
 	for _, m := range order {
 		members := groups[m]
+		if m.Generator != nil {
+			if !in.texts(ctx, call, begin, requests, all, members, results) {
+				return nil, fault.Ended(ctx)
+			}
+			continue
+		}
 		parts := make([]batch.Part, len(members))
 		for at, i := range members {
 			parts[at] = in.part(&all[i])
@@ -122,22 +137,6 @@ func (in *inference) BatchPredict(ctx context.Context, request *inferencev1.Batc
 		}
 	}
 	return &inferencev1.BatchPredictResponse{Results: results}, nil
-}
-
-func (in *inference) StreamPredict(request *inferencev1.PredictRequest, stream grpc.ServerStreamingServer[inferencev1.PredictToken]) error {
-	if in.server.draining.Load() {
-		return draining()
-	}
-	call := telemetry.CallOf(stream.Context())
-	call.Asks(request.GetRequestId())
-	m, f := in.server.find(request)
-	if f != nil {
-		return f
-	}
-	call.Answers(m.ID, m.Version)
-	defer m.Release()
-	return fault.New(fault.MethodNotSupported, "model %s is %s: it does not generate text",
-		fault.Quote(m.ID), model.KindText(m.Kind)).At(m.ID, m.Version)
 }
 
 func (in *inference) Check(ctx context.Context, request *inferencev1.HealthCheckRequest) (*inferencev1.HealthCheckResponse, error) {
@@ -174,6 +173,9 @@ func (in *inference) ask(call *telemetry.Call, request *inferencev1.PredictReque
 		return a, f
 	}
 	call.Answers(a.model.ID, a.model.Version)
+	if a.model.Generator != nil {
+		return a, nil // it reads the features itself
+	}
 	if a.model.Features == nil {
 		return a, fault.New(fault.MethodNotSupported, "model %s takes tensors only: %s",
 			fault.Quote(a.model.ID), a.model.NoFeatures).At(a.model.ID, a.model.Version)

@@ -22,6 +22,7 @@ import (
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	recommenderv1 "github.com/concord-inference/concord/go/gen/recommender/v1"
+	"github.com/concord-inference/concord/go/internal/batch"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/model"
 	"github.com/concord-inference/concord/go/internal/modeltest"
@@ -71,9 +72,18 @@ type started struct {
 	entered  chan struct{} // a slow run has begun
 	release  chan struct{} // lets slow runs end
 	listener net.Listener
+	alphabet modeltest.Alphabet // the model "chat", which goes on with the alphabet
+
+	maxQueueRows int
 }
 
 func start(t *testing.T, change func(*Options)) *started {
+	t.Helper()
+	return startWith(t, change, nil)
+}
+
+// startWith is start with the model "chat" too, where prepare is not nil.
+func startWith(t *testing.T, change func(*Options), prepare func(*started)) *started {
 	t.Helper()
 	s := &started{log: &lockedBuffer{}, entered: make(chan struct{}, 100), release: make(chan struct{})}
 	directory := t.TempDir()
@@ -81,9 +91,17 @@ func start(t *testing.T, change func(*Options)) *started {
 		modeltest.WriteFile(t, filepath.Join(directory, id, "3", "model.onnx"), []byte(id))
 	}
 	modeltest.WriteFile(t, filepath.Join(directory, "echo", "labels.json"), []byte(`{"stable": 3}`))
+	if prepare != nil {
+		prepare(s)
+		modeltest.TextGenerator().Write(t, filepath.Join(directory, "chat", "2"))
+	}
 	health := NewHealth()
 	log := slog.New(slog.NewJSONHandler(s.log, nil))
-	models, err := repository.Open(directory, repository.Options{Load: s.load, Changed: health.SetModel, Log: log})
+	models, err := repository.Open(directory, repository.Options{
+		Load: s.load, Changed: health.SetModel, Log: log,
+		Generate: func(string) repository.Generate { return repository.Generate{Open: s.alphabet.Open, Chunk: 16} },
+		Batching: func(string) batch.Settings { return batch.Settings{MaxQueueRows: s.maxQueueRows} },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,6 +63,18 @@ type run struct {
 	began          time.Time // to run; zero where it never did
 	queue, compute time.Duration
 	rows           int
+	text           *Text // where it generated a text
+}
+
+// Text is a text that a request of the call got.
+type Text struct {
+	Began          time.Time     // when it had a slot; zero where it never had one
+	First          time.Time     // when its first token was there; zero where there was none
+	Queue, Compute time.Duration // its wait for a slot, and the executions that it had a part in
+	Rows           int           // the most texts that shared one of them
+	PromptTokens   int
+	Tokens         int // generated
+	end            time.Time
 }
 
 // maxRuns is how many executions of one call are shown as spans.
@@ -135,7 +147,7 @@ func (c *Call) Ran(began time.Time, queue, compute time.Duration, rows int) {
 	if c == nil {
 		return
 	}
-	r := run{began, queue, compute, rows}
+	r := run{began: began, queue: queue, compute: compute, rows: rows}
 	if began.IsZero() {
 		r.began, r.compute, r.rows = time.Now(), 0, 0 // it waited until now
 	}
@@ -148,6 +160,22 @@ func (c *Call) Ran(began time.Time, queue, compute time.Duration, rows int) {
 		c.runs = append(c.runs, r)
 	}
 	c.most = run{queue: max(c.most.queue, queue), compute: max(c.most.compute, compute), rows: max(c.most.rows, r.rows)}
+}
+
+// Generated says what became of a text of the call, which has just ended.
+func (c *Call) Generated(text Text) {
+	if c == nil {
+		return
+	}
+	if text.Began.IsZero() {
+		c.Ran(time.Time{}, text.Queue, 0, 0)
+		return
+	}
+	if c.span != nil && len(c.runs) < maxRuns {
+		text.end = time.Now()
+		c.runs = append(c.runs, run{began: text.Began, queue: text.Queue, rows: text.Rows, text: &text})
+	}
+	c.most = run{queue: max(c.most.queue, text.Queue), compute: max(c.most.compute, text.Compute), rows: max(c.most.rows, text.Rows)}
 }
 
 // End ends the call. The reason is that of its error, or nothing.

@@ -24,6 +24,10 @@ type metrics struct {
 	stage      *prometheus.HistogramVec
 	batchRows  *prometheus.HistogramVec
 	queueRows  *prometheus.GaugeVec
+	tokens     *prometheus.CounterVec
+	first      *prometheus.HistogramVec
+	texts      *prometheus.GaugeVec
+	cacheBytes *prometheus.GaugeVec
 	rejected   *prometheus.CounterVec
 	modelState *prometheus.GaugeVec
 	open       prometheus.Gauge
@@ -46,6 +50,18 @@ func newMetrics() metrics {
 		queueRows: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "inference_queue_rows", Help: "Rows that wait now.",
 		}, []string{"model", "version"}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "inference_tokens_total", Help: "Tokens generated.",
+		}, []string{"model", "version"}),
+		first: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "inference_time_to_first_token_seconds", Help: "From the arrival of a request to the first token of its text.", Buckets: durationBuckets,
+		}, []string{"model", "version"}),
+		texts: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "inference_generations", Help: "Texts that are generated now, and those that wait.",
+		}, []string{"model", "version", "state"}),
+		cacheBytes: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "inference_kv_cache_bytes", Help: "Most memory of the keys and values of all generations.",
+		}, []string{"model", "version"}),
 		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "inference_rejected_total", Help: "Errors by reason, each item of a batch for itself.",
 		}, []string{"reason"}),
@@ -59,7 +75,7 @@ func newMetrics() metrics {
 }
 
 func (m *metrics) register(registry *prometheus.Registry) {
-	registry.MustRegister(m.requests, m.duration, m.stage, m.batchRows, m.queueRows, m.rejected, m.modelState, m.open)
+	registry.MustRegister(m.requests, m.duration, m.stage, m.batchRows, m.queueRows, m.tokens, m.first, m.texts, m.cacheBytes, m.rejected, m.modelState, m.open)
 }
 
 // states are the states that a version is shown in, with their labels.

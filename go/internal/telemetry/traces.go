@@ -101,6 +101,21 @@ func (c *Call) endSpan(name versionName, code codes.Code, reason string) {
 	for _, r := range c.runs {
 		_, queue := tracer.Start(below, "queue", trace.WithTimestamp(r.began.Add(-r.queue)))
 		queue.End(trace.WithTimestamp(r.began))
+		if r.text != nil {
+			t := r.text
+			first := t.First
+			if first.IsZero() {
+				first = t.end
+			}
+			_, prefill := tracer.Start(below, "prefill", trace.WithTimestamp(r.began), trace.WithAttributes(attribute.Int("prompt_tokens", t.PromptTokens)))
+			prefill.End(trace.WithTimestamp(first))
+			if !t.First.IsZero() {
+				_, decode := tracer.Start(below, "decode", trace.WithTimestamp(first),
+					trace.WithAttributes(attribute.Int("tokens", t.Tokens), attribute.Int("batch_rows", t.Rows)))
+				decode.End(trace.WithTimestamp(t.end))
+			}
+			continue
+		}
 		if r.rows > 0 {
 			_, compute := tracer.Start(below, "compute", trace.WithTimestamp(r.began), trace.WithAttributes(attribute.Int("batch_rows", r.rows)))
 			compute.End(trace.WithTimestamp(r.began.Add(r.compute)))

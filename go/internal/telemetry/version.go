@@ -163,5 +163,9 @@ func (v *Version) leave() {
 	m.stage.DeletePartialMatch(labels)
 	m.batchRows.DeletePartialMatch(labels)
 	m.queueRows.DeletePartialMatch(labels)
+	m.tokens.DeletePartialMatch(labels)
+	m.first.DeletePartialMatch(labels)
+	m.texts.DeletePartialMatch(labels)
+	m.cacheBytes.DeletePartialMatch(labels)
 	m.modelState.DeletePartialMatch(labels)
 }
