@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -54,7 +55,9 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
     # After the configuration is known to be good: a bad one is told at once.
     from concord_server import ort
     from concord_server.admission import Admission, Limits, Trials, Verdicts
-    from concord_server.batch import Engine
+    from concord_server.batch import Engine, cores
+    from concord_server.fault import Fault
+    from concord_server.generators import Generators
     from concord_server.repository import Editor, Follower, Repository, State
     from concord_server.server import AdminServer, Health, HttpListener, Server, Transport
     from concord_server.server.administration import ADMIN_SERVICE
@@ -90,15 +93,28 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
     calls = telemetry.Calls(counts, traces, config.request_log_ppm)
     scraped = Scraped(counts, Metrics(__version__, ort.VERSION, gpu(config.device)))
 
-    def state(model_id: str, version: str, state: State | None) -> None:
-        loop.call_soon_threadsafe(counts.set_state, model_id, version, state and state.name.lower())
+    def tell_state(model_id: str, version: str, state: State | None) -> None:
+        counts.set_state(model_id, version, state and state.name.lower())
+        if state is State.READY:
+            # It may have left already.
+            with contextlib.suppress(Fault):
+                model = repository.resolve(model_id, version)
+                if model.generator is not None:
+                    server.generations.serve(model)  # its memory is told before anybody asks for a text
 
+    def state(model_id: str, version: str, state: State | None) -> None:
+        loop.call_soon_threadsafe(tell_state, model_id, version, state)
+
+    processors = worker.cores if worker else cores()
+    open_generator = ort.Generators(str(config.onnxruntime_genai or ""))
     admission = Admission(
         Trials(Limits(config.admission_timeout_seconds, config.admission_memory_bytes)),
         Verdicts(config.admission_cache),
         runtime=ort.VERSION,
         intra_op_threads=config.intra_op_threads,
         allow_integer_division=config.allow_integer_division,
+        genai=open_generator.library,
+        processors=processors,
     )
     runtime_of = functools.partial(ort.Runtime, device=config.device)
     repository = Repository(
@@ -107,6 +123,12 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
         loader_of=lambda model_id: runtime_of(live.config.settings_of(model_id).intra_op_threads).load,
         require_manifest=config.require_manifest,
         admit=admission.admit,
+        generators=Generators(
+            lambda model_id: live.config.settings_of(model_id).generation,
+            admission.admit_generator,
+            open_generator,
+            processors,
+        ),
         changed=changed,
         state=state,
     )
@@ -114,7 +136,7 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
         lambda model_id: _settings_of(live.config, model_id),
         watch=counts.watch,
         max_output_bytes=config.max_output_bytes,
-        processors=worker.cores if worker else None,
+        processors=processors,
     )
     transport = Transport(
         config.max_concurrent_streams,
@@ -131,6 +153,7 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
         reflection=config.reflection,
         max_request_seconds=config.max_request_seconds,
         calls=calls,
+        watch_generations=counts.watch_generations,
         share_port=worker is not None,
         transport=transport,
     )
@@ -204,7 +227,7 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
     engine.close()
     admission.close()
     repository.close()
-    if engine.busy or (admin and admin.busy) or repository.busy:
+    if engine.busy or server.generations.busy or (admin and admin.busy) or repository.busy:
         _log.warning("work under way did not finish within the grace")
         _log.info("stopped")
         # Python would wait for its threads; the grace is over.

@@ -7,7 +7,7 @@ from concord_server.batch.engine import Engine
 from concord_server.batch.executor import Executor
 from concord_server.batch.measure import measure, neutral_row, steady
 from concord_server.batch.plan import Decision, Drop, Limits, plan
-from concord_server.batch.policy import Policy, Settings
+from concord_server.batch.policy import Policy, Settings, cores
 from concord_server.batch.rows import Result, one, run
 from concord_server.batch.watcher import Watcher
 
@@ -21,6 +21,7 @@ __all__ = [
     "Result",
     "Settings",
     "Watcher",
+    "cores",
     "measure",
     "neutral_row",
     "one",

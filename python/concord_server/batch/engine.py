@@ -66,6 +66,17 @@ class Engine:
     def execution(self, model: Model) -> model_pb2.Execution:
         """How a version runs, as the catalog shows it."""
         choice, measured = self.choice(model), model.measured
+        if (generator := model.generator) is not None:
+            return model_pb2.Execution(
+                executors=1,
+                max_batch_rows=generator.slots,
+                max_queue_rows=choice.max_queue_rows,
+                device=model.device,
+                generation_slots=generator.slots,
+                context_length=generator.context,
+                kv_cache_bytes=generator.cache_bytes,
+                prefill_chunk_tokens=generator.engine.chunk_tokens,
+            )
         return model_pb2.Execution(
             policy=choice.policy.value,
             source=choice.source,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from concord_server.generate.decoder import Decoder, Logits, Row
 from concord_server.generate.engine import Engine
+from concord_server.generate.features import FEATURES, OUTPUTS, put_answer, put_ending
 from concord_server.generate.generation import Asked, Ending, Generation, Token
 from concord_server.generate.generator import Generator
 from concord_server.generate.package import GENAI_CONFIG, Open, Package, Sizes
@@ -15,7 +16,9 @@ from concord_server.generate.tokenizer import TextStream, Tokenizer, TokenizerEr
 from concord_server.generate.watcher import Watcher
 
 __all__ = [
+    "FEATURES",
     "GENAI_CONFIG",
+    "OUTPUTS",
     "Asked",
     "Decoder",
     "Ending",
@@ -32,4 +35,6 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "Watcher",
+    "put_answer",
+    "put_ending",
 ]

@@ -127,6 +127,11 @@ class Generation:
                 waiter.set_result(None)
 
     @property
+    def ended(self) -> Ending | None:
+        """How it ended, as its reader hears it."""
+        return self._ended
+
+    @property
     def over(self) -> bool:
         """Whether its end has come."""
         return self._ended is not None

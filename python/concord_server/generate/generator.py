@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from concord_proto.inference.v1 import inference_service_pb2
@@ -10,6 +11,8 @@ from concord_proto.inference.v1 import inference_service_pb2
 from concord_server.generate.decoder import Decoder
 from concord_server.generate.engine import Engine
 from concord_server.generate.generation import Asked, Generation
+from concord_server.generate.sampling import Picker, Sampling
+from concord_server.generate.stop import StopTexts
 from concord_server.generate.tokenizer import Tokenizer
 from concord_server.model.model import execution_failed
 from concord_server.model.session import Call
@@ -52,7 +55,19 @@ class Generator:
 
         It may take as long as a prompt is long. Raises Fault.
         """
-        raise NotImplementedError
+        text = features["prompt"].string_value
+        if not features["raw"].bool_value:
+            text = self._tokenizer.template(json.dumps([{"role": "user", "content": text}]))
+        prompt = self._tokenizer.encode(text)
+        sampling = Sampling.of(config, request_id)
+        return Asked(
+            prompt=prompt,
+            limit=min(config.max_tokens or DEFAULT_TOKENS, self.context - len(prompt)),
+            seed=sampling.seed,
+            picker=Picker(sampling),
+            stops=StopTexts(config.stop),
+            text=self._tokenizer.stream(),
+        )
 
     def begin(self, asked: Asked, call: Call, arrived: float) -> Generation:
         """Begins a generation for a request that arrived then, by time.perf_counter(). Raises Fault."""

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from concord_server import batch
 from concord_server.fault import Fault, Violation, quote
 from concord_server.feature import EncodeError
-from concord_server.generate import Generator
+from concord_server.generate import Generator, put_answer
 from concord_server.model import Call, Model, check_config, decode_tensors, kind_text
 from concord_server.model.generation import shortest
 from concord_server.repository.device import Classes, Tolerance
@@ -80,9 +80,8 @@ def _ask_generator(
     tokens, ending = generator.begin(asked, Call(), time.perf_counter()).wait()
     if ending.fault is not None:
         raise ending.fault
-    got = inference_service_pb2.PredictResponse(finish_reason=ending.reason)
-    got.outputs["text"].string_value = "".join(token.text for token in tokens)
-    got.outputs["token_ids"].int64_array.values.extend(token.id for token in tokens)
+    got = inference_service_pb2.PredictResponse()
+    put_answer(tokens, ending, got)
     _compare_values(_Exam(Tolerance(0, 0), {}), got, wanted)
     if wanted.finish_reason not in (inference_service_pb2.FINISH_REASON_UNSPECIFIED, ending.reason):
         reasons = inference_service_pb2.FinishReason

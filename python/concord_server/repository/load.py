@@ -104,15 +104,10 @@ def _generator(model_id: str, number: str, contents: Contents, generators: Gener
     """A model that generates text, from its package or a bare folder."""
     manifest = contents.manifest
     if generators is None:
-        raise RefusedError(f"kind {kind_text(model_pb2.MODEL_KIND_GENERATOR)} is not served here")
+        raise RefusedError("kind generator is not served here")
     if manifest and (manifest.features or manifest.predictions or manifest.outputs):
         raise RefusedError("kind generator: expected no features, predictions and outputs in the manifest")
-    if manifest and manifest.batching.batchable:
-        raise RefusedError("kind generator: expected no batching in the manifest")
-    files = contents.generator or {}
-    if generate.GENAI_CONFIG not in files:
-        raise RefusedError(f"kind generator: expected {generate.GENAI_CONFIG}, got none")
-    package = generate.Package(contents.graph, contents.external, files)
+    package = generate.Package(contents.graph, contents.external, contents.generator or {})
     golden = contents.golden
     contents.graph, contents.external = b"", {}
     sizes = generators.sizes(model_id)
@@ -129,6 +124,7 @@ def _generator(model_id: str, number: str, contents: Contents, generators: Gener
         model_pb2.MODEL_KIND_GENERATOR,
         NoTensors(),
         features="it generates text",
+        batchable=True,
         has_manifest=manifest is not None,
         generator=generator,
     )

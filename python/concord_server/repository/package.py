@@ -23,9 +23,11 @@ MANIFEST = "manifest.json"
 _GRAPH = "model.onnx"
 _EXTERNAL = "model.onnx.data"
 _GOLDEN = "golden.binpb"
+_TOKENIZER = "tokenizer.json"
 _TOKENIZER_ENDINGS = (".json", ".jinja", ".txt", ".model")
 
 MAX_MANIFEST_BYTES = 16 << 20
+_MAX_TOKENIZER_BYTES = 64 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOT_IN_A_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 
@@ -98,15 +100,24 @@ def _read_listed(directory: int, file: manifest_pb2.File) -> bytes:
 def _read_bare(directory: int, names: list[str]) -> Contents:
     contents = Contents(None, graph=read_file(directory, _GRAPH))
     if _EXTERNAL in names:
-        with open_regular(directory, _EXTERNAL) as descriptor:
-            status = os.fstat(descriptor)
-            # No hash says what the file should be, so it must not be somebody else's under a second name.
-            if status.st_nlink > 1:
-                raise RefusedError(f"{_EXTERNAL} has several links")
-            contents.external[_EXTERNAL] = read_sized(descriptor, _EXTERNAL, status.st_size)
+        contents.external[_EXTERNAL] = _read_own(directory, _EXTERNAL)
     if GENAI_CONFIG in names:
-        contents.generator = {name: read_file(directory, name) for name in _generators(names)}
+        ours = _generators(filter(_is_file_name, names))
+        contents.generator = {name: _read_own(directory, name, _MAX_TOKENIZER_BYTES) for name in ours}
+        if _TOKENIZER not in contents.generator:
+            raise RefusedError(f"{_TOKENIZER} is missing")
     return contents
+
+
+def _read_own(directory: int, name: str, limit: int | None = None) -> bytes:
+    """A file that no hash tells of, so it must not be somebody else's under a second name. Raises RefusedError."""
+    with open_regular(directory, name) as descriptor:
+        status = os.fstat(descriptor)
+        if status.st_nlink > 1:
+            raise RefusedError(f"{name} has several links")
+        if limit is not None and status.st_size > limit:
+            raise RefusedError(f"{shown(name)}: expected at most {limit} bytes, got {status.st_size}")
+        return read_sized(descriptor, name, status.st_size)
 
 
 def parse_manifest(data: bytes) -> manifest_pb2.Manifest:
@@ -136,7 +147,10 @@ def parse_manifest(data: bytes) -> manifest_pb2.Manifest:
         if file.size_bytes < 0:
             raise RefusedError(f"files: size of {quote(name)}: expected at least 0, got {file.size_bytes}")
         files.add(name)
-    for name in (_GRAPH, _GOLDEN):
+    needed = [_GRAPH, _GOLDEN]
+    if manifest.kind == model_pb2.MODEL_KIND_GENERATOR:
+        needed += [GENAI_CONFIG, _TOKENIZER]
+    for name in needed:
         if name not in files:
             raise RefusedError(f"files: {name} is not listed")
     if manifest.batching.max_batch_rows < 0:

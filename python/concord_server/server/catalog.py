@@ -10,6 +10,7 @@ from concord_proto.inference.v1 import model_catalog_service_pb2, model_pb2
 from concord_server import fault
 from concord_server.batch import Engine
 from concord_server.fault import Reason, quote
+from concord_server.generate import FEATURES, OUTPUTS
 from concord_server.model import check_id, is_id
 from concord_server.repository import Entry, Repository, Version
 from concord_server.server.status import status_of
@@ -78,7 +79,10 @@ def _version(version: Version) -> model_pb2.ModelVersion:
         return described
     described.kind = model.kind
     described.description = about.description
-    if not isinstance(model.features, str):
+    if model.generator is not None:
+        described.features.extend(FEATURES)
+        described.outputs.extend(OUTPUTS)
+    elif not isinstance(model.features, str):
         described.features.extend(model.features.public_features)
         described.predictions.extend(model.features.public_predictions)
         described.outputs.extend(model.features.public_outputs)

@@ -140,6 +140,50 @@ class Guard:
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
+    def streaming(
+        self,
+        method: str,
+        request_type: type[Q],
+        behavior: Callable[[Received[Q], Callable[[bytes], Awaitable[None]]], Awaitable[None]],
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """A method with one request and a stream of answers, which it writes itself, as bytes.
+
+        A stream of many small answers costs half as much so as `server_streaming`.
+        """
+
+        calls, of, limit = self._calls, self._calls.method(method), self._limit
+
+        async def handle(data: bytes, context: Context) -> None:
+            record = calls.begin(of, context)
+            message: Message | None = None
+            compressed = data.startswith(_GZIP)
+
+            async def write(packed: bytes) -> None:
+                if len(packed) > limit:
+                    raise answer_too_large(len(packed), limit)
+                if not compressed:
+                    context.disable_next_message_compression()
+                await context.write(packed)
+
+            try:
+                message = await self._receive(data, request_type)
+                size = message.ByteSize() if compressed else len(data)
+                received = Received(message, record.begin, _call(context), size, record)
+                await behavior(received, write)
+                calls.end(record)
+                return
+            except Fault as fault:
+                failure = fault.with_traceback(None)
+            except Exception as error:
+                failure = _defect(method, message, error)
+            except asyncio.CancelledError:
+                _gone(calls, record, context)
+                raise
+            calls.end(record, code_of(failure).name, failure.reason)
+            await _abort(context, failure)
+
+        return grpc.unary_stream_rpc_method_handler(handle)
+
     def bidirectional(
         self, method: str, request_type: type[Q], behavior: Callable[[AsyncIterator[Q]], AsyncIterator[Message]]
     ) -> grpc.RpcMethodHandler[bytes, bytes]:

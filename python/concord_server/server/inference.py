@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from concord_proto.inference.v1 import inference_service_pb2
 
@@ -14,6 +16,7 @@ from concord_server.fault import Fault, Reason, quote
 from concord_server.feature import EncodeError, Plan
 from concord_server.model import Model, check_config, check_name, kind_text
 from concord_server.repository import Repository
+from concord_server.server.generations import Generations, Write
 from concord_server.server.guard import Received
 from concord_server.server.request import check_batch, logged, request_id_of
 from concord_server.server.status import status_of
@@ -68,9 +71,12 @@ class _Asked:
 class Inference:
     """Answers requests on the event loop. All failures are Faults."""
 
-    def __init__(self, repository: Repository, engine: Engine, max_batch_requests: int) -> None:
+    def __init__(
+        self, repository: Repository, engine: Engine, generations: Generations, max_batch_requests: int
+    ) -> None:
         self._repository = repository
         self._engine = engine
+        self._generations = generations
         self.max_batch_requests = max_batch_requests
 
     async def predict(self, received: Received[PredictRequest]) -> PredictResponse:
@@ -78,7 +84,10 @@ class Inference:
         request, engine = received.message, self._engine
         request_id = received.record.request_id = request_id_of(request.request_id)
         try:
-            asked = self._ask(0, request_id, request, received.record)
+            model = self._find(request, received.record)
+            if model.generator is not None:
+                return await self._whole(model, request_id, request, received)
+            asked = self._ask(0, request_id, model, request)
             if received.size > _LARGE_FEATURES:
                 asked.check_room(engine)
                 await engine.off_loop(asked.decode)
@@ -99,10 +108,15 @@ class Inference:
         check_batch(len(requests), self.max_batch_requests)
         results: list[BatchPredictResult | None] = [None] * len(requests)
         asked: list[_Asked] = []
+        texts: dict[int, Model] = {}  # the requests that a text is generated for
         for i, one in enumerate(requests):
             request_id = request_id_of(one.request_id)
             try:
-                asked.append(self._ask(i, request_id, one, record))
+                model = self._find(one, record)
+                if model.generator is not None:
+                    texts[i] = model
+                else:
+                    asked.append(self._ask(i, request_id, model, one))
             except Fault as failure:
                 results[i] = _failed(request_id, failure, record)
         large = received.size > _LARGE_FEATURES
@@ -141,6 +155,8 @@ class Inference:
                 await engine.off_loop(encode)
             else:
                 encode()
+        if texts:
+            await self._texts(texts, received, results)
         return BatchPredictResponse(results=[result for result in results if result is not None])
 
     def _has_room(self, asked: _Asked, results: list[BatchPredictResult | None], record: Record) -> bool:
@@ -152,15 +168,60 @@ class Inference:
             return False
         return True
 
-    def stream_predict(self, received: Received[PredictRequest]) -> Fault:
-        """Why the request gets no stream: no kind of model that is served generates text."""
-        received.record.request_id = received.message.request_id
+    async def stream_predict(self, received: Received[PredictRequest], write: Write) -> None:
+        """Answers one request with the tokens of a text as they come."""
+        request, record = received.message, received.record
+        request_id = record.request_id = request_id_of(request.request_id)
         try:
-            model = self._find(received.message, received.record)
+            model = self._find(request, record)
+            if model.generator is None:
+                text = f"model {quote(model.model_id)} is {kind_text(model.kind)}: it does not generate text"
+                raise Fault(Reason.METHOD_NOT_SUPPORTED, text).at(model.model_id, model.version)
+            await self._generations.stream(model, request, request_id, received.call, record, write)
         except Fault as failure:
-            return failure
-        text = f"model {quote(model.model_id)} is {kind_text(model.kind)}: it does not generate text"
-        return Fault(Reason.METHOD_NOT_SUPPORTED, text).at(model.model_id, model.version)
+            raise logged(request_id, failure) from None
+
+    async def _whole(
+        self, model: Model, request_id: str, request: PredictRequest, received: Received[Any]
+    ) -> PredictResponse:
+        large = received.size > _LARGE_FEATURES
+        return await self._generations.whole(model, request, request_id, received.call, received.record, large=large)
+
+    async def _texts(
+        self,
+        texts: Mapping[int, Model],
+        received: Received[BatchPredictRequest],
+        results: list[BatchPredictResult | None],
+    ) -> None:
+        """Answers the requests of a batch for which texts are generated, side by side.
+
+        No more at once than have slots: the queue is for others.
+        """
+        requests, record = received.message.requests, received.record
+        left: dict[Model, list[int]] = {}
+        for i in reversed(list(texts)):
+            left.setdefault(texts[i], []).append(i)
+
+        async def work(model: Model, indices: list[int]) -> None:
+            while indices:
+                i = indices.pop()
+                request_id = request_id_of(requests[i].request_id)
+                try:
+                    response = await self._whole(model, request_id, requests[i], received)
+                    results[i] = BatchPredictResult(response=response)
+                except Fault as failure:
+                    results[i] = _failed(request_id, failure.with_traceback(None), record)
+                # No one reads the results of a call that has ended.
+                received.call.check()
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for model, indices in left.items():
+                    for _ in range(min(len(indices), self._generations.at_once(model))):
+                        group.create_task(work(model, indices))
+        except ExceptionGroup:
+            received.call.check()
+            raise
 
     def _find(self, request: PredictRequest, record: Record) -> Model:
         """Checks what a request names and how, and finds the version that answers it."""
@@ -175,9 +236,8 @@ class Inference:
         record.answers(model.model_id, model.version)
         return model
 
-    def _ask(self, index: int, request_id: str, request: PredictRequest, record: Record) -> _Asked:
+    def _ask(self, index: int, request_id: str, model: Model, request: PredictRequest) -> _Asked:
         """Takes a request as far as its features."""
-        model = self._find(request, record)
         try:
             plan = model.plan()
             return _Asked(index, request_id, model, plan, request)

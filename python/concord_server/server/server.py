@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -13,8 +13,10 @@ from google.protobuf.message import Message
 
 from concord_server.batch import Engine
 from concord_server.fault import Fault, Reason
+from concord_server.generate.watcher import nobody
 from concord_server.repository import Repository
 from concord_server.server.catalog import Catalog
+from concord_server.server.generations import Generations, Watch, Write
 from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
 from concord_server.server.inference import Inference
@@ -30,6 +32,8 @@ R = TypeVar("R", bound=Message)
 _INFERENCE = "inference.v1.InferenceService"
 _TENSORS = "inference.v1.ModelInference"
 _CATALOG = "inference.v1.ModelCatalogService"
+
+_LATE_SECONDS = 0.25
 
 SERVICE_NAMES = ("", "InferenceService", _INFERENCE, _TENSORS, _CATALOG)
 """The names that health knows of the server and of what it serves."""
@@ -49,6 +53,7 @@ class Server(Listener):
         reflection: bool,
         max_request_seconds: float = 300,
         calls: Calls | None = None,
+        watch_generations: Watch = nobody,
         share_port: bool = False,
         transport: Transport | None = None,
     ) -> None:
@@ -57,7 +62,9 @@ class Server(Listener):
         self._max_request_seconds = max_request_seconds
         self._draining = False
         self._guard = Guard(max_message_bytes, calls)
-        self._inference = Inference(repository, engine, max_batch_requests)
+        self.generations = Generations(engine, watch_generations)
+        """The texts that are generated."""
+        self._inference = Inference(repository, engine, self.generations, max_batch_requests)
         self._tensors = TensorInference(repository, engine, max_batch_requests, max_message_bytes)
         methods = self._make_methods(self._inference, self._tensors, Catalog(repository, engine))
         services = (_INFERENCE, _TENSORS, _CATALOG)
@@ -99,10 +106,16 @@ class Server(Listener):
             status = self._health.check(received.message.service).status
             return inference_service_pb2.HealthCheckResponse(status=status)
 
-        async def stream_predict(received: Received[inference_service_pb2.PredictRequest]) -> AsyncIterator[Message]:
+        async def stream_predict(received: Received[inference_service_pb2.PredictRequest], write: Write) -> None:
             self._refuse_while_draining()
-            raise inference.stream_predict(received)
-            yield  # makes it a generator
+            seconds = self._max_request_seconds
+            received.call.within(seconds)
+            try:
+                # The text ends by itself; its caller may take no more messages, and then it is this that ends the call.
+                async with asyncio.timeout(seconds + _LATE_SECONDS):
+                    await inference.stream_predict(received, write)
+            except TimeoutError:
+                raise received.call.expired() from None
 
         guard = self._guard
         unary: list[tuple[str, type[Message], Any]] = [
@@ -116,7 +129,7 @@ class Server(Listener):
         ]
         methods = {name: guard.unary(name, request_type, behavior) for name, request_type, behavior in unary}
         name = f"/{_INFERENCE}/StreamPredict"
-        methods[name] = guard.server_streaming(name, predict, stream_predict)
+        methods[name] = guard.streaming(name, predict, stream_predict)
         return methods
 
     def _running(self, work: Callable[[Received[Q]], Awaitable[R]]) -> Callable[[Received[Q]], Any]:

@@ -11,10 +11,10 @@ Profile    stacks of all threads, sampled
 
 from __future__ import annotations
 
-from concord_server.telemetry.calls import Calls, Method, Record
+from concord_server.telemetry.calls import Calls, Generated, Method, Record
 from concord_server.telemetry.counts import Counts
 from concord_server.telemetry.log import Log, log, start
 from concord_server.telemetry.profile import Profile
 from concord_server.telemetry.traces import traces
 
-__all__ = ["Calls", "Counts", "Log", "Method", "Profile", "Record", "log", "start", "traces"]
+__all__ = ["Calls", "Counts", "Generated", "Log", "Method", "Profile", "Record", "log", "start", "traces"]

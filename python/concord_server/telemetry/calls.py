@@ -17,7 +17,7 @@ from concord_server.telemetry.counts import Counts, Series
 from concord_server.telemetry.log import log
 from concord_server.telemetry.traces import Parent, Traces, parent_of
 
-__all__ = ["Calls", "Context", "Execution", "Method", "Record"]
+__all__ = ["Calls", "Context", "Execution", "Generated", "Method", "Record"]
 
 _log = log(__name__)
 
@@ -30,6 +30,24 @@ class Context(Protocol):
 
     def peer(self) -> str:
         """Where the caller is, as gRPC writes it: ipv4:127.0.0.1:40000."""
+
+
+class Generated(NamedTuple):
+    """A text that was generated: times by time.perf_counter(), 0 where it never came so far, and what it took."""
+
+    came: float
+    """When it began to wait for a slot."""
+    began: float
+    """When it had its slot."""
+    first: float
+    """When its first token was there."""
+    until: float
+    """When it ended."""
+    compute_seconds: float
+    """Of the executions that it had a part in."""
+    prompt_tokens: int
+    tokens: int
+    rows: int
 
 
 class Execution(NamedTuple):
@@ -69,6 +87,8 @@ class Record:
     failed: Sequence[str] = ()
     """The reasons of the requests of a batch that are answered with an error."""
     _mixed = False
+    generated: Sequence[Generated] = ()
+    """The texts that were generated for it, the first 16."""
     _executions: tuple[tuple[float, float, float, int], ...] = ()  # plain: most are never looked at
 
     def __init__(self, method: Method, context: Context) -> None:
@@ -94,6 +114,11 @@ class Record:
             self._executions = (execution,)
         elif len(known) < _MOST_EXECUTIONS and not any(ended == one[0] and rows == one[3] for one in known):
             self._executions = (*known, execution)
+
+    def generates(self, text: Generated) -> None:
+        """Tells of a text that was generated for the call."""
+        if len(self.generated) < _MOST_EXECUTIONS:
+            self.generated = (*self.generated, text)
 
     @property
     def executions(self) -> Sequence[Execution]:
@@ -161,7 +186,13 @@ class Calls:
 
 
 def _write(record: Record, span: Parent, end: float, code: str, reason: str) -> None:
-    executions = record.executions
+    executions = [
+        *record.executions,
+        *(
+            Execution(text.until, (text.began or text.until) - text.came, text.compute_seconds, text.rows)
+            for text in record.generated
+        ),
+    ]
     _log.info(
         "request",
         request_id=shown(record.request_id),

@@ -129,6 +129,17 @@ class Traces:
                 self._tracer.start_span("queue", inside, start_time=at(queued)).end(at(began))
                 rows = {"batch_rows": ran.rows}
                 self._tracer.start_span("compute", inside, attributes=rows, start_time=at(began)).end(at(ran.until))
+            for text in record.generated:
+                began = text.began or text.until
+                self._tracer.start_span("queue", inside, start_time=at(text.came)).end(at(began))
+                if text.began:
+                    tokens = {"prompt_tokens": text.prompt_tokens}
+                    first = text.first or text.until
+                    self._tracer.start_span("prefill", inside, attributes=tokens, start_time=at(began)).end(at(first))
+                if text.first:
+                    tokens = {"tokens": text.tokens, "batch_rows": text.rows}
+                    span_of = self._tracer.start_span("decode", inside, attributes=tokens, start_time=at(text.first))
+                    span_of.end(at(text.until))
             if code in _SERVER_ERRORS:
                 span.set_status(self._trace.StatusCode.ERROR)
             span.end(at(end))

@@ -18,9 +18,10 @@ ROOMS = {
     "telemetry": {"fault"},
     "tensor": {"fault"},
     "feature": {"fault", "tensor"},
-    "model": {"fault", "tensor", "feature"},
+    "model": {"fault", "tensor", "feature", "generate"},
+    "generate": {"fault", "telemetry", "model"},
     "batch": {"fault", "tensor", "model"},
-    "ort": {"fault", "tensor", "model"},
+    "ort": {"fault", "tensor", "model", "generate"},
     "config": set(),
 }
 ALONE = {"onnxruntime": "ort", "grpc": "server", "grpc_health": "server", "grpc_reflection": "server"}
