@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from concord_server.fault import quote
 from concord_server.generate import Logits, Row, Sizes
 from concord_server.generate.settings import Settings, layer_name
 from concord_server.model import Call, SessionError
 from concord_server.ort.api import Api
 from concord_server.ort.session import OrtSession, RunOptions
-from concord_server.ort.signature import Signature, signature
+from concord_server.ort.signature import Signature, lengths, signature
 from concord_server.tensor import DType
 
 __all__ = ["OrtDecoder", "processors"]
@@ -33,6 +34,9 @@ _NUMPY: dict[DType, np.dtype[Any]] = {
     DType.FLOAT16: np.dtype(np.float16),
     DType.INT64: np.dtype(np.int64),
 }
+
+# Of the logits of one run of a graph that gives them for each token: a longer prompt takes several runs.
+_MAX_LOGITS_BYTES = 32 << 20
 
 
 def processors() -> int:
@@ -51,7 +55,9 @@ class OrtDecoder:
         self.context = settings.fit(sizes.slots, sizes.bytes, number_bytes)
         if not self.context:
             least = settings.cache_bytes(number_bytes) * sizes.slots
-            raise SessionError(f"expected memory for one token in each of {sizes.slots} slots, {least} bytes, got less")
+            raise SessionError(
+                f"the keys and values of one token in {sizes.slots} slots take {least} bytes, more than {sizes.bytes}"
+            )
         self.vocabulary = settings.vocabulary
         self.end_tokens = settings.end_tokens
         self.cache_bytes = settings.cache_bytes(number_bytes) * self.context * sizes.slots
@@ -60,14 +66,18 @@ class OrtDecoder:
         self._memory = _Memory(settings, found, self.slots, self.context)
         self._options: RunOptions | None = None
         self._bindings: dict[tuple[int, int, bool], _Binding] = {}
-        self._last_only = found.last_only or self._gives_last_only()
+        self._most = self.context
+        self._last_only = found.last_only
+        if not found.last_only and not self._gives_last_only():
+            self._most = max(1, _MAX_LOGITS_BYTES // (self.vocabulary * self._memory.logits.itemsize))
 
     def run(self, rows: Sequence[Row], call: Call) -> Sequence[Logits]:
         """See generate.Decoder."""
-        if len(rows) == 1 and len(rows[0].tokens) != 1:
+        self._check(rows)
+        if len(rows) == 1 and len(rows[0].tokens) > 1:
             return self._run_many(rows[0], call)
         memory = self._memory
-        first, count = self._place(rows)
+        first, count = (rows[0].slot, 1) if len(rows) == 1 else (0, rows[-1].slot + 1)
         ids, lengths = memory.ids, memory.lengths
         if count > len(rows):
             ids[:count] = 0
@@ -92,7 +102,7 @@ class OrtDecoder:
     def move(self, source: int, target: int, tokens: int) -> None:
         """See generate.Decoder."""
         if not (0 <= source < self.slots and 0 <= target < self.slots and 0 <= tokens <= self.context):
-            raise SessionError(f"slot {source} to {target}, {tokens} tokens: out of range")
+            raise SessionError(f"{tokens} tokens of slot {source} to slot {target} of {self.slots}: out of range")
         if source != target:
             cache = self._memory.cache
             cache[:, target, :, :tokens] = cache[:, source, :, :tokens]
@@ -109,41 +119,43 @@ class OrtDecoder:
         if hasattr(self, "_bindings"):
             self.close()
 
-    def _place(self, rows: Sequence[Row]) -> tuple[int, int]:
-        """The first slot of a run of single tokens, and how many slots it spans."""
-        before = -1
-        for slot, position, tokens in rows:
-            if not before < slot < self.slots or not 0 <= position < self.context or len(tokens) != 1:
-                raise SessionError(f"slot {slot}, {len(tokens)} tokens at {position}: out of range or order")
-            if not 0 <= tokens[0] < self.vocabulary:
-                raise SessionError(f"token {tokens[0]}: expected 0 to {self.vocabulary - 1}")
-            before = slot
-        if before < 0:
+    def _check(self, rows: Sequence[Row]) -> None:
+        """Refuses what would reach beyond a slot before ONNX Runtime sees it."""
+        if not rows:
             raise SessionError("expected a row, got none")
-        return (before, 1) if len(rows) == 1 else (0, before + 1)
+        before, joint = -1, len(rows) > 1
+        for slot, position, tokens in rows:
+            count = len(tokens)
+            if not before < slot < self.slots:
+                raise SessionError(f"expected a slot from {before + 1} to {self.slots - 1}, got {slot}")
+            if count == 0 or (joint and count > 1):
+                raise SessionError(f"slot {slot}: expected one token, got {count}")
+            if position < 0 or position + count > self.context:
+                raise SessionError(f"slot {slot}: expected at most {self.context} tokens, got {count} at {position}")
+            if min(tokens) < 0 or max(tokens) >= self.vocabulary:
+                bad = next(token for token in tokens if not 0 <= token < self.vocabulary)
+                raise SessionError(f"slot {slot}: expected tokens from 0 to {self.vocabulary - 1}, got {bad}")
+            before = slot
 
     def _run_many(self, row: Row, call: Call) -> Sequence[Logits]:
-        """A piece of a prompt."""
-        memory, count, length = self._memory, len(row.tokens), row.position + len(row.tokens)
-        if not (0 <= row.slot < self.slots and 0 <= row.position < length <= self.context):
-            raise SessionError(f"slot {row.slot}, {count} tokens at {row.position}: out of range")
-        ids = np.array(row.tokens, np.int64)
-        if ids.min() < 0 or ids.max() >= self.vocabulary:
-            raise SessionError(f"a token: expected 0 to {self.vocabulary - 1}, got {ids.min()} to {ids.max()}")
+        """A piece of a prompt, which may itself take several runs."""
+        memory, names = self._memory, self._memory.names
         binding = self._binding(row.slot, 1, many=True)
-        names = memory.names
-        binding.put(names.input_ids, ids.reshape(1, count))
-        if names.position_ids:
-            binding.put(names.position_ids, np.arange(row.position, length, dtype=np.int64).reshape(1, count))
-        mask = memory.ones[:length].reshape(1, length)
-        if self._last_only:
-            binding.take(names.logits, memory.logits[:1].reshape(1, 1, -1))
-            self._execute(binding, mask, call)
-        else:
-            every = np.empty((1, count, self.vocabulary), memory.logits.dtype)
-            binding.take(names.logits, every)
-            self._execute(binding, mask, call)
-            memory.logits[0] = every[0, -1]
+        for start in range(0, len(row.tokens), self._most):
+            ids = np.array(row.tokens[start : start + self._most], np.int64).reshape(1, -1)
+            first, count = row.position + start, ids.size
+            binding.put(names.input_ids, ids)
+            if names.position_ids:
+                binding.put(names.position_ids, np.arange(first, first + count, dtype=np.int64).reshape(1, -1))
+            mask = memory.ones[: first + count].reshape(1, -1)
+            if self._last_only:
+                binding.take(names.logits, memory.logits[:1].reshape(1, 1, -1))
+                self._execute(binding, mask, call)
+            else:
+                every = np.empty((1, count, self.vocabulary), memory.logits.dtype)
+                binding.take(names.logits, every)
+                self._execute(binding, mask, call)
+                memory.logits[0] = every[0, -1]
         return [memory.given(1)[0]]
 
     def _gives_last_only(self) -> bool:
@@ -161,8 +173,10 @@ class OrtDecoder:
         self._execute(binding, memory.ones[:2].reshape(1, 2), Call())
         shape = binding.last_shape()
         if shape not in ((1, 1, self.vocabulary), (1, 2, self.vocabulary)):
-            raise SessionError(f"logits of 2 tokens: expected [1, 2, {self.vocabulary}], got {list(shape)}")
-        return shape[1] == 1
+            expected = lengths((1, 2, self.vocabulary))
+            raise SessionError(f"output {quote(names.logits.decode())}: expected {expected}, got {lengths(shape)}")
+        self._last_only = shape[1] == 1
+        return self._last_only
 
     def _binding(self, first: int, count: int, *, many: bool = False) -> _Binding:
         if self._session is None:
@@ -229,7 +243,7 @@ class _Memory:
         if found.logits is DType.FLOAT16:
             self._given = np.zeros(self.logits.shape, np.float32)
         self.ones = np.ones(context, np.int64)
-        self._mask = np.ones(slots * context, np.int64)
+        self._mask = np.zeros(slots * context, np.int64)
         self._tokens = np.arange(context)
 
     def bind(self, binding: _Binding, first: int, count: int, *, many: bool) -> None:

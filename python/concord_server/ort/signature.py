@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from concord_server.fault import quote
 from concord_server.generate.settings import Settings, layer_name
 from concord_server.model import SessionError
-from concord_server.tensor import DType, Spec, dtype_name, shape_text
+from concord_server.tensor import DType, Spec, dtype_name
 
-__all__ = ["Signature", "signature"]
+__all__ = ["Signature", "lengths", "signature"]
 
+_IDS = (DType.INT64,)
 _FLOATS = (DType.FLOAT, DType.FLOAT16)
 
 
@@ -32,50 +33,59 @@ class Signature:
 
 def signature(settings: Settings, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> Signature:
     """Raises SessionError where the graph is not what the settings say. Outputs of other names are left alone."""
-    given = {spec.name: spec for spec in inputs}
-    made = {spec.name: spec for spec in outputs}
-    positions = settings.position_ids in given
-    names = [settings.input_ids, settings.attention_mask, *([settings.position_ids] if positions else [])]
-    for name in names:
-        _match("input", given, name, (DType.INT64,), (-1, -1))
+    given, made = _Side("input", inputs), _Side("output", outputs)
+    given.find(settings.input_ids, _IDS, (-1, -1))
+    given.find(settings.attention_mask, _IDS, (-1, -1))
+    positions = settings.position_ids in given.specs
+    if positions:
+        given.find(settings.position_ids, _IDS, (-1, -1))
     shape = (-1, settings.heads, -1, settings.head_size)
-    past, present = list(_past(settings)), list(_present(settings))
-    cache = _match("input", given, past[0], _FLOATS, shape).dtype
-    for name in past:
-        _match("input", given, name, (cache,), shape)
-    for name in present:
-        _match("output", made, name, (cache,), shape)
-    for name in given:
-        if name not in {*names, *past}:
-            raise SessionError(f"input {quote(name)}: expected none of this name")
-    if len({*names, *past}) != len(names) + len(past) or len({settings.logits, *present}) != 1 + len(present):
-        raise SessionError("expected an input and an output for each name, got names that are equal")
-    logits = _match("output", made, settings.logits, _FLOATS, (-1, -1, settings.vocabulary))
-    return Signature(cache, logits.dtype, logits.shape[1] == 1, positions)
-
-
-def _past(settings: Settings) -> Iterator[str]:
+    cache: Sequence[DType] = _FLOATS
     for layer in range(settings.layers):
-        yield layer_name(settings.past_key, layer)
-        yield layer_name(settings.past_value, layer)
-
-
-def _present(settings: Settings) -> Iterator[str]:
-    for layer in range(settings.layers):
-        yield layer_name(settings.present_key, layer)
-        yield layer_name(settings.present_value, layer)
-
-
-def _match(what: str, specs: Mapping[str, Spec], name: str, dtypes: Sequence[DType], shape: Sequence[int]) -> Spec:
-    """The tensor of a name. Batch and time must be open, but for the logits' time; the rest may be."""
-    spec = specs.get(name)
-    if spec is not None and spec.dtype in dtypes and not spec.unranked and len(spec.shape) == len(shape):
-        last_only = len(shape) == 3 and spec.shape[1] == 1
-        if all(
-            got in (-1, wanted) or (axis == 1 and last_only)
-            for axis, (got, wanted) in enumerate(zip(spec.shape, shape, strict=True))
+        for past, present in (
+            (settings.past_key, settings.present_key),
+            (settings.past_value, settings.present_value),
         ):
-            return spec
-    names = " or ".join(dtype_name(dtype) for dtype in dtypes)
-    got = spec.describe() if spec else "nothing"
-    raise SessionError(f"{what} {quote(name)}: expected {names} {shape_text(shape)}, got {got}")
+            # All are of the first one's type.
+            cache = (given.find(layer_name(past, layer), cache, shape).dtype,)
+            made.find(layer_name(present, layer), cache, shape)
+    logits = made.find(settings.logits, _FLOATS, (-1, -1, settings.vocabulary))
+    for name in given.specs:
+        if name not in given.seen:
+            raise SessionError(f"input {quote(name)} is none that text generation gives")
+    return Signature(cache[0], logits.dtype, not logits.unranked and logits.shape[1] == 1, positions)
+
+
+class _Side:
+    """The inputs, or the outputs."""
+
+    def __init__(self, what: str, specs: Sequence[Spec]) -> None:
+        self._what = what
+        self.specs = {spec.name: spec for spec in specs}
+        self.seen: set[str] = set()
+
+    def find(self, name: str, dtypes: Sequence[DType], shape: Sequence[int]) -> Spec:
+        """The tensor of a name. What the graph leaves open fits; the logits' tokens may be the last one alone."""
+        spec = self.specs.get(name)
+        if spec is None:
+            raise SessionError(f"expected an {self._what} {quote(name)}, got none")
+        if name in self.seen:
+            raise SessionError(f"{self._what} {quote(name)}: expected one use of it, got two")
+        self.seen.add(name)
+        if spec.dtype not in dtypes or not (spec.unranked or _fits(spec.shape, shape)):
+            types = " or ".join(dtype_name(dtype) for dtype in dtypes)
+            got = f"{dtype_name(spec.dtype)} {lengths(spec.shape)}"
+            raise SessionError(f"{self._what} {quote(name)}: expected {types} {lengths(shape)}, got {got}")
+        return spec
+
+
+def _fits(shape: Sequence[int], given: Sequence[int]) -> bool:
+    return len(shape) == len(given) and all(
+        length in (-1, wanted) or (len(given) == 3 and axis == 1 and length == 1)
+        for axis, (length, wanted) in enumerate(zip(shape, given, strict=True))
+    )
+
+
+def lengths(shape: Sequence[int]) -> str:
+    """A shape in a message, with a question mark where it is open."""
+    return "[" + ",".join("?" if length < 0 else str(length) for length in shape) + "]"
