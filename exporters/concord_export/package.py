@@ -97,6 +97,7 @@ def write_package(
     manifest: manifest_pb2.Manifest,
     golden: golden_pb2.GoldenSet,
     extra_files: Mapping[str, bytes] = {},
+    moved_files: Mapping[str, Path] = {},
     replace: bool = False,
     check: bool = True,
 ) -> None:
@@ -108,6 +109,9 @@ def write_package(
     `replace` puts it in the place of a version that is there; readers then see a moment without that version, so
     prefer a new version.
 
+    `moved_files` are larger than memory should hold: files on the repository's file system, which are moved from where
+    they are.
+
     `check=False` leaves out the check that manifest and golden cases can be served at all; for tests that need a
     package which servers must refuse.
 
@@ -116,9 +120,9 @@ def write_package(
     repository, model_id, version = directory.parent.parent, directory.parent.name, directory.name
     check_model_id(model_id)
     check_version(version)
-    for name in extra_files:
+    for name in (*extra_files, *moved_files):
         _check_file_name(name)
-        if name in (MANIFEST_FILE, MODEL_FILE, GOLDEN_FILE):
+        if name in (MANIFEST_FILE, MODEL_FILE, GOLDEN_FILE) or (name in extra_files and name in moved_files):
             raise PackageNameError(f"extra file {_quote(name)}: the package writes this file itself")
     if directory.parent.is_symlink() or directory.is_symlink():
         raise PackageNameError(f"{directory}: links are refused below the repository")
@@ -132,7 +136,9 @@ def write_package(
         GOLDEN_FILE: golden.SerializeToString(deterministic=True),
         **extra_files,
     }
-    completed = _complete(manifest, graph, files)
+    measured = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+    measured |= {name: _measure(path) for name, path in moved_files.items()}
+    completed = _complete(manifest, graph, measured)
     if check:
         _check_manifest(completed)
         _check_golden(golden)
@@ -145,6 +151,9 @@ def write_package(
         staged.mkdir(parents=True)
         for name, data in files.items():
             _write_file(staged / name, data)
+        for name, path in moved_files.items():
+            path.rename(staged / name)
+            _sync_file(staged / name)
         _write_file(staged / MANIFEST_FILE, _manifest_json(completed))
         _sync_directory(staged)
         _sync_directory(staging)
@@ -191,14 +200,14 @@ def read_package(directory: Path) -> Package:
 
 
 def _complete(
-    manifest: manifest_pb2.Manifest, model: onnx.ModelProto, files: Mapping[str, bytes]
+    manifest: manifest_pb2.Manifest, model: onnx.ModelProto, files: Mapping[str, tuple[int, str]]
 ) -> manifest_pb2.Manifest:
     completed = manifest_pb2.Manifest()
     completed.CopyFrom(manifest)
     del completed.files[:]
     for name in sorted(files):
-        data = files[name]
-        completed.files.add(name=name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        size, digest = files[name]
+        completed.files.add(name=name, sha256=digest, size_bytes=size)
     completed.opsets.clear()
     for opset in model.opset_import:
         domain = "" if opset.domain == "ai.onnx" else opset.domain
@@ -296,6 +305,11 @@ def _write_file(path: Path, data: bytes) -> None:
     with path.open("xb") as stream:
         stream.write(data)
         stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
