@@ -105,18 +105,6 @@ func openLibrary(settings config.Config) (library *ort.Runtime, path string, err
 	return library, path, nil
 }
 
-// openTrial makes sessions for a trial load as serve does.
-func openTrial(path string, threads int) (func([]byte, map[string][]byte) error, error) {
-	library, err := ort.Open(path, threads)
-	if err != nil {
-		return nil, err
-	}
-	return func(graph []byte, files map[string][]byte) error {
-		_, err := library.Load(graph, files)
-		return err
-	}, nil
-}
-
 // ready is the line on stdout that says where the server answers.
 type ready struct {
 	GRPC  string `json:"grpc"`
@@ -137,6 +125,7 @@ func serve(ctx context.Context, live *live, library *ort.Runtime, path, genai st
 	trials := &admission.Trials{
 		Library:         path,
 		Threads:         settings.IntraOpThreads,
+		GenAI:           genai,
 		IntegerDivision: settings.AllowIntegerDivision,
 		Timeout:         settings.AdmissionTimeout,
 		MemoryBytes:     settings.AdmissionMemoryBytes,

@@ -16,7 +16,7 @@ import (
 )
 
 // rules is the version of the rules below: it goes up whenever one changes, so that kept verdicts of older ones are forgotten.
-const rules = 1
+const rules = 2
 
 // Limits of a graph. What a real model needs lies far below; what stalls or exhausts a loader lies above.
 const (
@@ -32,6 +32,14 @@ type Model struct {
 	Graph []byte
 	Files map[string][]byte
 	Sums  map[string]string
+	// Generator is what makes the model a text generator; nil for other kinds.
+	Generator *Generator
+}
+
+// Generator is what a text generator has besides its graph.
+type Generator struct {
+	Files   map[string][]byte // genai_config.json and the tokenizer's, by name; their sha256 are among the model's Sums
+	Threads int               // within an operator; 0: as many as there are processors
 }
 
 // Options widen what is admitted.
@@ -39,6 +47,8 @@ type Options struct {
 	// IntegerDivision admits integer Div and Mod whose divisor is not a safe constant. ONNX Runtime traps, and the process
 	// dies, when an input makes such a divisor 0, or -1 for the smallest integer.
 	IntegerDivision bool
+	// Generator says that it is a text generator's graph, whose inputs the server alone makes.
+	Generator bool
 	// ExternalFiles are the names that external data may refer to.
 	ExternalFiles map[string]bool
 }
@@ -166,6 +176,8 @@ func (c *checker) node(n *onnx.NodeProto, depth int) error {
 	if c.functions[functionKey(n.GetDomain(), n.GetOpType(), n.GetOverload())] == nil {
 		switch domain := canonicalDomain(n.GetDomain()); {
 		case domain == "" || domain == "ai.onnx.ml":
+		case domain == "com.microsoft" && generatorOperators[n.GetOpType()] && !c.options.Generator:
+			return fmt.Errorf("model.onnx: operator com.microsoft.%s is admitted in text generators alone", n.GetOpType())
 		case domain == "com.microsoft" && contribOperators[n.GetOpType()]:
 		case domain == "com.microsoft":
 			return fmt.Errorf("model.onnx: operator com.microsoft.%s is not on the list of admitted operators", fault.Shown(n.GetOpType()))

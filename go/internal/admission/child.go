@@ -13,14 +13,30 @@ import (
 	"unsafe"
 
 	"github.com/concord-inference/concord/go/internal/fault"
+	"github.com/concord-inference/concord/go/internal/generate"
 	"golang.org/x/sys/unix"
 )
 
 // maxOutputBytes bounds what the child may write to any file.
 const maxOutputBytes = 1 << 20
 
-// Opener opens an ONNX Runtime. What it gives makes a session as the server does, and may leave it open.
-type Opener func(library string, threads int) (load func(graph []byte, files map[string][]byte) error, err error)
+// Libraries are what a trial loads before it looks at the model.
+type Libraries struct {
+	Runtime string // ONNX Runtime's
+	Threads int    // within an operator
+	GenAI   string // onnxruntime-genai's, for a text generator alone; else empty
+}
+
+// Opener opens the libraries of a trial.
+type Opener func(Libraries) (Maker, error)
+
+// Maker makes of a model what the server makes of it. A trial may leave it open.
+type Maker interface {
+	Session(graph []byte, files map[string][]byte) error
+	// Tokenizer reads what generate.WriteTokenizer wrote.
+	Tokenizer(directory string) (generate.Tokenizer, error)
+	Decoder(graph []byte, files map[string][]byte, settings *generate.Settings, sizes generate.Sizes) (generate.Decoder, error)
+}
 
 // Child is the child process of a trial: it does what it is told on stdin, says one line of JSON on stdout, and gives its exit code.
 func Child(open Opener) int {
@@ -98,7 +114,7 @@ func (c *child) try(open Opener) error {
 	if err != nil {
 		return err
 	}
-	load, err := open(told.Library, told.Threads)
+	maker, err := open(Libraries{Runtime: told.Library, Threads: told.Threads, GenAI: told.GenAI})
 	if err != nil {
 		return err
 	}
@@ -112,7 +128,7 @@ func (c *child) try(open Opener) error {
 		most = math.MaxInt64
 	}
 	go c.watch(most)
-	what, err := judge(told, graph, files, load)
+	what, err := judge(told, graph, files, maker)
 	if err != nil {
 		return err
 	}
@@ -125,15 +141,22 @@ func (c *child) try(open Opener) error {
 	return c.say(what)
 }
 
-func judge(told task, graph []byte, files map[string][]byte, load func([]byte, map[string][]byte) error) (word, error) {
+func judge(told task, graph []byte, files map[string][]byte, maker Maker) (word, error) {
 	names := make(map[string]bool, len(files))
 	for name := range files {
 		names[name] = true
 	}
-	if err := Check(graph, Options{IntegerDivision: told.IntegerDivision, ExternalFiles: names}); err != nil {
+	options := Options{IntegerDivision: told.IntegerDivision, Generator: told.GenAI != "", ExternalFiles: names}
+	if err := Check(graph, options); err != nil {
 		return word{Refused: err.Error()}, nil
 	}
-	if err := load(graph, files); err != nil {
+	var err error
+	if told.GenAI == "" {
+		err = maker.Session(graph, files)
+	} else {
+		err = rehearse(told, graph, files, maker)
+	}
+	if err != nil {
 		if outOfMemory.MatchString(err.Error()) {
 			return word{Memory: true}, nil
 		}

@@ -15,6 +15,10 @@ var contribOperators = names(
 	"SkipLayerNormalization", "SkipSimplifiedLayerNormalization", "Tokenizer", "Trilu", "Unique", "WordConvEmbedding",
 )
 
+// generatorOperators are those of them that are admitted in text generators alone: they write into memory that they are given, as far as their
+// inputs say, and there the inputs are the server's own.
+var generatorOperators = names("GroupQueryAttention")
+
 func names(list ...string) map[string]bool {
 	m := make(map[string]bool, len(list))
 	for _, n := range list {

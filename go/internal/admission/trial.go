@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/concord-inference/concord/go/internal/generate"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,6 +38,8 @@ type Trials struct {
 	Library         string
 	Threads         int
 	IntegerDivision bool
+	// GenAI is onnxruntime-genai, which text generators need; empty where there is none.
+	GenAI string
 	// Timeout is the longest a trial may take.
 	Timeout time.Duration
 	// MemoryBytes is how much address space it may take, beyond what the child has mapped before it looks at the model.
@@ -50,6 +53,9 @@ type task struct {
 	Threads         int    `json:"threads"`
 	IntegerDivision bool   `json:"integer_division"`
 	MemoryBytes     int64  `json:"memory_bytes"`
+	GenAI           string `json:"genai,omitempty"`     // for a text generator
+	Tokenizer       string `json:"tokenizer,omitempty"` // the directory of its tokenizer's files
+	Settings        []byte `json:"settings,omitempty"`  // its genai_config.json
 	Graph           int    `json:"graph"`
 	Files           []file `json:"files"`
 }
@@ -74,7 +80,20 @@ type outcome struct {
 
 // run has a child judge a model and load it once. The error is ctx's.
 func (t *Trials) run(ctx context.Context, m Model) (outcome, error) {
-	given, err := t.give(m)
+	tokenizer := ""
+	if m.Generator != nil {
+		// Not the child, which may end at any time and leave them, nor write as much.
+		directory, err := generate.WriteTokenizer(m.Generator.Files)
+		switch {
+		case errors.Is(err, generate.ErrUnwritten):
+			return t.failed(err, ""), nil
+		case err != nil:
+			return outcome{refused: err.Error(), said: true}, nil
+		}
+		defer os.RemoveAll(directory)
+		tokenizer = directory
+	}
+	given, err := t.give(m, tokenizer)
 	if err != nil {
 		return t.failed(errors.New("the process could not be started"), err.Error()), nil
 	}
@@ -107,9 +126,24 @@ func (t *Trials) run(ctx context.Context, m Model) (outcome, error) {
 	return t.hear(said.Bytes(), child.ProcessState.Sys().(syscall.WaitStatus), stderr.String()), nil
 }
 
+// threads is how many a model has within an operator.
+func (t *Trials) threads(m Model) int {
+	switch {
+	case m.Generator == nil:
+		return t.Threads
+	case m.Generator.Threads == 0:
+		return runtime.GOMAXPROCS(0)
+	default:
+		return m.Generator.Threads
+	}
+}
+
 // give writes what the child is told into memory that it can map.
-func (t *Trials) give(m Model) (*os.File, error) {
-	told := task{Library: t.Library, Threads: t.Threads, IntegerDivision: t.IntegerDivision, MemoryBytes: t.MemoryBytes, Graph: len(m.Graph)}
+func (t *Trials) give(m Model, tokenizer string) (*os.File, error) {
+	told := task{Library: t.Library, Threads: t.threads(m), IntegerDivision: t.IntegerDivision, MemoryBytes: t.MemoryBytes, Graph: len(m.Graph)}
+	if m.Generator != nil {
+		told.GenAI, told.Tokenizer, told.Settings = t.GenAI, tokenizer, m.Generator.Files[generate.SettingsName]
+	}
 	parts := [][]byte{nil, m.Graph}
 	for name, data := range m.Files {
 		told.Files = append(told.Files, file{name, len(data)})

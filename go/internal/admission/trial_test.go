@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/concord-inference/concord/go/internal/generate"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,52 +28,63 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func act(library string, threads int) (func([]byte, map[string][]byte) error, error) {
-	if library != "library" {
+// maker is the fake.
+type maker struct{ Libraries }
+
+func act(l Libraries) (Maker, error) {
+	if l.Runtime != "library" {
 		return nil, errors.New("there is no such library")
 	}
-	return func(graph []byte, files map[string][]byte) error {
-		fmt.Println("{\"admitted\":true}") // not the child's word
-		for name := range files {
-			what, argument, _ := strings.Cut(name, " ")
-			switch what {
-			case "die":
-				number := syscall.Signal(0)
-				fmt.Sscan(argument, &number)
-				if err := syscall.Kill(os.Getpid(), number); err != nil {
-					return err
-				}
-				return unix.Pause()
-			case "exit":
-				os.Exit(3)
-			case "hang":
-				return unix.Pause()
-			case "say":
-				return errors.New(argument)
-			case "threads":
-				return fmt.Errorf("%d threads", threads)
-			case "allocate":
-				much, err := unix.Mmap(-1, 0, 2<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-				if err != nil || argument == "and hold" {
-					return errors.Join(err, unix.Pause())
-				}
-				return unix.Munmap(much)
-			case "allocate-less":
-				much, err := unix.Mmap(-1, 0, 800<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-				return errors.Join(err, unix.Munmap(much))
-			case "echo":
-				return fmt.Errorf("%d bytes, %q", len(graph), files[name])
-			case "core":
-				limit := unix.Rlimit{}
-				if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil || limit.Max != 0 {
-					return fmt.Errorf("cores of %d bytes, %v", limit.Max, err)
-				}
-			case "environment":
-				return fmt.Errorf("%d variables, secret %q", len(os.Environ()), os.Getenv("SECRET"))
+	return maker{l}, nil
+}
+
+func (maker) Tokenizer(string) (generate.Tokenizer, error) { return nil, errors.New("no tokenizer") }
+
+func (maker) Decoder([]byte, map[string][]byte, *generate.Settings, generate.Sizes) (generate.Decoder, error) {
+	return nil, errors.New("no decoder")
+}
+
+func (m maker) Session(graph []byte, files map[string][]byte) error {
+	fmt.Println("{\"admitted\":true}") // not the child's word
+	for name := range files {
+		what, argument, _ := strings.Cut(name, " ")
+		switch what {
+		case "die":
+			number := syscall.Signal(0)
+			fmt.Sscan(argument, &number)
+			if err := syscall.Kill(os.Getpid(), number); err != nil {
+				return err
 			}
+			return unix.Pause()
+		case "exit":
+			os.Exit(3)
+		case "hang":
+			return unix.Pause()
+		case "say":
+			return errors.New(argument)
+		case "threads":
+			return fmt.Errorf("%d threads", m.Threads)
+		case "allocate":
+			much, err := unix.Mmap(-1, 0, 2<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+			if err != nil || argument == "and hold" {
+				return errors.Join(err, unix.Pause())
+			}
+			return unix.Munmap(much)
+		case "allocate-less":
+			much, err := unix.Mmap(-1, 0, 800<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+			return errors.Join(err, unix.Munmap(much))
+		case "echo":
+			return fmt.Errorf("%d bytes, %q", len(graph), files[name])
+		case "core":
+			limit := unix.Rlimit{}
+			if err := unix.Getrlimit(unix.RLIMIT_CORE, &limit); err != nil || limit.Max != 0 {
+				return fmt.Errorf("cores of %d bytes, %v", limit.Max, err)
+			}
+		case "environment":
+			return fmt.Errorf("%d variables, secret %q", len(os.Environ()), os.Getenv("SECRET"))
 		}
-		return nil
-	}, nil
+	}
+	return nil
 }
 
 func graph(t testing.TB, name string) []byte {
@@ -202,7 +214,7 @@ func TestVerdictsAreKept(t *testing.T) {
 		for _, what := range []string{"nothing", "say no", "die 8"} {
 			a := New(trials(log), "1.31.1", directory)
 			m := subject(t, what)
-			if kept := a.find(a.key(m)) != nil; kept != (want && what != "die 8") {
+			if kept := a.find(keyOf(t, a, m)) != nil; kept != (want && what != "die 8") {
 				t.Errorf("round %d, %s: kept %v", round, what, kept)
 			}
 			if round == 1 && what != "die 8" {
@@ -232,6 +244,15 @@ func TestVerdictsAreKept(t *testing.T) {
 	}
 }
 
+func keyOf(t testing.TB, a *Admission, m Model) string {
+	t.Helper()
+	key, err := a.key(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 // TestKey has each thing that a verdict depends on change the key; the first key is the one that docs/admission.md makes.
 func TestKey(t *testing.T) {
 	keys := map[string]string{}
@@ -240,7 +261,7 @@ func TestKey(t *testing.T) {
 		a.machine = "x86_64"
 		m := Model{Files: map[string][]byte{"b": nil, "a": nil}, Sums: map[string]string{"model.onnx": "0", "a": "1", "b": "2"}}
 		change(a, &m)
-		key := a.key(m)
+		key := keyOf(t, a, m)
 		if other, ok := keys[key]; ok {
 			t.Errorf("%s has the key of %s", name, other)
 		}
@@ -254,8 +275,8 @@ func TestKey(t *testing.T) {
 	add("graph", func(_ *Admission, m *Model) { m.Sums["model.onnx"] = "9" })
 	add("data", func(_ *Admission, m *Model) { m.Sums["b"] = "9" })
 	add("no data", func(_ *Admission, m *Model) { delete(m.Files, "b") })
-	// printf 'concord-admission 1\nonnxruntime 1.31.1\nmachine x86_64\nintra_op_threads 3\nallow_integer_division false\nmodel.onnx 0\na 1\nb 2\n' | sha256sum
-	if keys["f8deec2c3ad0a9150c6e7b0264cd0f0fbd8ce12a97c09a3efba11ef7970c2e54"] != "plain" {
+	// printf 'concord-admission 2\nonnxruntime 1.31.1\nmachine x86_64\nintra_op_threads 3\nallow_integer_division false\nmodel.onnx 0\na 1\nb 2\n' | sha256sum
+	if keys["6c5d1e78d8ba1a1f9d6c2e1bd8b2f61b7363f085a56f145d6e7160ff7155138d"] != "plain" {
 		t.Errorf("keys: %v", keys)
 	}
 }
@@ -267,7 +288,7 @@ func TestVerdictsThatDoNotCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := New(trials(log), "1.31.1", directory)
-	key := a.key(subject(t, "nothing"))
+	key := keyOf(t, a, subject(t, "nothing"))
 	name := filepath.Join(directory, key)
 	good := `{"key":"` + key + `","refused":"no"}` + "\n"
 	put := func(data string, mode os.FileMode) {

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,7 @@ type Admission struct {
 	machine   string
 	directory string // of the verdicts; empty: none are kept
 	log       *slog.Logger
+	genai     func() (string, error) // sha256 of the library, read once
 }
 
 // verdict is one that is kept.
@@ -48,6 +50,7 @@ type verdict struct {
 // the release of ONNX Runtime.
 func New(trials *Trials, runtime, directory string) *Admission {
 	a := &Admission{trials: trials, runtime: runtime, machine: machine(), directory: directory, log: trials.Log}
+	a.genai = sync.OnceValues(func() (string, error) { return digest(trials.GenAI) })
 	if directory == "" {
 		return a
 	}
@@ -60,7 +63,10 @@ func New(trials *Trials, runtime, directory string) *Admission {
 
 // Admit says why a model must not be loaded here, or nil. Where ctx ends, the error is ctx's.
 func (a *Admission) Admit(ctx context.Context, m Model) error {
-	key := a.key(m)
+	key, err := a.key(m)
+	if err != nil {
+		return err
+	}
 	if known := a.find(key); known != nil {
 		return known.err()
 	}
@@ -82,15 +88,41 @@ func (v *verdict) err() error {
 	return errors.New(v.Refused)
 }
 
+// errNoGenAI is the refusal of text generators where there is no library for them.
+var errNoGenAI = errors.New("kind generator: this server has no onnxruntime-genai")
+
 // key is what a verdict depends on, hashed; docs/admission.md shows the lines.
-func (a *Admission) key(m Model) string {
+func (a *Admission) key(m Model) (string, error) {
 	h := sha256.New()
-	fmt.Fprintf(h, "concord-admission %d\nonnxruntime %s\nmachine %s\nintra_op_threads %d\nallow_integer_division %t\nmodel.onnx %s\n",
-		rules, a.runtime, a.machine, a.trials.Threads, a.trials.IntegerDivision, m.Sums["model.onnx"])
-	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+	fmt.Fprintf(h, "concord-admission %d\nonnxruntime %s\nmachine %s\nintra_op_threads %d\nallow_integer_division %t\n",
+		rules, a.runtime, a.machine, a.trials.threads(m), a.trials.IntegerDivision)
+	names := slices.Collect(maps.Keys(m.Files))
+	if m.Generator != nil {
+		genai, err := a.genai()
+		if err != nil {
+			return "", errNoGenAI
+		}
+		fmt.Fprintf(h, "onnxruntime-genai %s\n", genai)
+		names = slices.AppendSeq(names, maps.Keys(m.Generator.Files))
+	}
+	fmt.Fprintf(h, "model.onnx %s\n", m.Sums["model.onnx"])
+	slices.Sort(names)
+	for _, name := range names {
 		fmt.Fprintf(h, "%s %s\n", name, m.Sums[name])
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// digest is the sha256 of a file, in lower-case hexadecimal.
+func digest(name string) (string, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, file)
+	return hex.EncodeToString(h.Sum(nil)), err
 }
 
 // find is the verdict that is kept under a key, or nil. What is damaged or could be somebody else's is as good as none.

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -56,46 +55,9 @@ func (r *Runtime) OpenGenAI(library string) (*GenAI, error) {
 	return &GenAI{}, nil
 }
 
-// neededFiles are what every tokenizer has.
-var neededFiles = []string{"tokenizer.json", "tokenizer_config.json"}
-
-// tokenizerSettings stand in the place of the package's own, of which the tokenizer needs this alone: those could make the library load other
-// files, and it refuses what a newer release writes there.
-const tokenizerSettings = `{"model":{"context_length":1}}`
-
-// WriteTokenizer writes what a tokenizer is made of into a directory that nobody else can read, which the caller removes.
-func WriteTokenizer(files map[string][]byte) (directory string, err error) {
-	for _, name := range neededFiles {
-		if len(files[name]) == 0 {
-			return "", fmt.Errorf("expected %s, got none", name)
-		}
-	}
-	if directory, err = os.MkdirTemp("", "concord-"); err != nil {
-		return "", errUnwritten
-	}
-	write := func(name string, data []byte) {
-		if err == nil {
-			err = os.WriteFile(filepath.Join(directory, filepath.Base(name)), data, 0o600)
-		}
-	}
-	for name, data := range files {
-		if name != generate.SettingsName {
-			write(name, data)
-		}
-	}
-	write(generate.SettingsName, []byte(tokenizerSettings))
-	if err != nil {
-		os.RemoveAll(directory)
-		return "", errUnwritten
-	}
-	return directory, nil
-}
-
-var errUnwritten = errors.New("the tokenizer's files cannot be written")
-
 // Tokenizer makes a tokenizer of a package's files, by name. The library reads them from a directory of its own, which does not outlast the call.
 func (g *GenAI) Tokenizer(files map[string][]byte) (generate.Tokenizer, error) {
-	directory, err := WriteTokenizer(files)
+	directory, err := generate.WriteTokenizer(files)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +65,7 @@ func (g *GenAI) Tokenizer(files map[string][]byte) (generate.Tokenizer, error) {
 	return g.TokenizerFrom(directory)
 }
 
-// TokenizerFrom makes a tokenizer of what WriteTokenizer wrote.
+// TokenizerFrom makes a tokenizer of what generate.WriteTokenizer wrote.
 func (*GenAI) TokenizerFrom(directory string) (generate.Tokenizer, error) {
 	path := C.CString(directory)
 	defer C.free(unsafe.Pointer(path))

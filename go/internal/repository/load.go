@@ -42,7 +42,14 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 		}
 	}
 	if r.options.Admit != nil {
-		if err := r.options.Admit(ctx, admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}); err != nil {
+		subject := admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}
+		if kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
+			subject.Generator = &admission.Generator{Files: c.files}
+			if r.options.Generate != nil {
+				subject.Generator.Threads = r.options.Generate(id).Sizes.Threads
+			}
+		}
+		if err := r.options.Admit(ctx, subject); err != nil {
 			return nil, nil, err
 		}
 	}
