@@ -141,6 +141,9 @@ class Api:
         for name, (place, result, arguments) in PLACES.items():
             prototype = ctypes.CFUNCTYPE if name in _LONG else ctypes.PYFUNCTYPE
             setattr(self, name, prototype(result, *arguments)(table[place]))
+        # Of a run that is shorter than another thread's turn.
+        place, result, arguments = PLACES["Run"]
+        self.RunNow = ctypes.PYFUNCTYPE(result, *arguments)(table[place])
         # Long only where it copies to another device.
         place, result, arguments = PLACES["BindInput"]
         self.BindInputNow = ctypes.PYFUNCTYPE(result, *arguments)(table[place])
