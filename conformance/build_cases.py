@@ -4,7 +4,8 @@
     python conformance/build_cases.py [DIRECTORY]
 
 `tensor_dtypes.yaml`: every dtype in every kind of shape. `tensor_models.yaml`: what models answer, as ONNX Runtime in
-this process says. `security_admission.yaml`: the refusals of conformance/admission. A test compares them.
+this process says. `stream_tiny_chat.yaml`: what a language model says, likewise. `security_admission.yaml`: the
+refusals of conformance/admission. A test compares them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime
 from admission_fixtures import verdicts
+from stream_cases import stream_cases
 
 CONFORMANCE = Path(__file__).resolve().parent
 CASES = CONFORMANCE / "cases"
@@ -37,6 +39,11 @@ description: {description}
 PROBE = """\
 probe:
   call: {tensor_predict: {}}
+  expect: {code: INVALID_ARGUMENT}
+"""
+STREAM_PROBE = """\
+probe:
+  call: {stream_predict: {}}
   expect: {code: INVALID_ARGUMENT}
 """
 
@@ -426,6 +433,12 @@ def build(directory: Path) -> None:
         ),
         "tensor_models.yaml": document(
             "tensor", "What models answer, as ONNX Runtime in process says.", model_cases(), probe=PROBE
+        ),
+        "stream_tiny_chat.yaml": document(
+            "stream",
+            "What a language model says, as ONNX Runtime in process and conformance/generator_reference.py say.",
+            stream_cases(FIXTURES / "tiny-chat" / "1"),
+            probe=STREAM_PROBE,
         ),
         "security_admission.yaml": document(
             "security", "Graphs that are refused before they are loaded, each with its reason.", admission_cases()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""token-lm: a generator that follows a table, so that every token it gives is known by hand.
+"""tiny-chat: a language model of 115,200 parameters that answers nine questions; its weights are the exporter's.
+
+token-lm: a generator that follows a table, so that every token it gives is known by hand.
 
 Its vocabulary is the 256 bytes (byte b is token 3 + b) and three special tokens. What comes next depends on the last
 token alone:
@@ -18,6 +20,8 @@ token alone:
 | anything else | <|im_end|> |
 
 It has no attention: its cache of keys and values goes through it untouched.
+
+bare-generator: the same without a manifest.
 """
 
 from __future__ import annotations
@@ -25,8 +29,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import concord_export.models
 import onnx
-from build_fixtures import constant, graph, integers, manifest, node, tensor, text
+from build_fixtures import constant, graph, integers, manifest, node, tensor, text, write_bare
+from concord_export.llama.genai_config import GENAI_CONFIG_FILE
+from concord_export.llama.genai_config import genai_config as genai_config_of
+from concord_export.llama.graph import write_graph
+from concord_export.llama.safetensors_folder import read_folder
+from concord_export.llama.storage import Constants
 from concord_export.package import write_package
 from concord_proto.inference.v1 import inference_service_pb2, model_pb2
 from concord_proto.modelpackage.v1 import golden_pb2
@@ -264,10 +274,13 @@ def _json(value: object) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _golden(prompt: str, answer: str, finish: int, max_tokens: int = 0) -> golden_pb2.GoldenCase:
+def _letters(prompt: str, answer: str, *, raw: bool = False, max_tokens: int = 0, finish: int) -> golden_pb2.GoldenCase:
+    """A golden case of a model that has a token for each byte."""
+    features = {"prompt": text(prompt)}
+    if raw:
+        features["raw"] = inference_service_pb2.FeatureValue(bool_value=True)
     request = inference_service_pb2.PredictRequest(
-        features={"prompt": text(prompt), "raw": inference_service_pb2.FeatureValue(bool_value=True)},
-        config=inference_service_pb2.InferenceConfig(max_tokens=max_tokens),
+        features=features, config=inference_service_pb2.InferenceConfig(max_tokens=max_tokens)
     )
     response = inference_service_pb2.PredictResponse(
         outputs={"text": text(answer), "token_ids": integers(*(token(byte) for byte in answer.encode()))},
@@ -277,16 +290,35 @@ def _golden(prompt: str, answer: str, finish: int, max_tokens: int = 0) -> golde
 
 
 def write_generators(root: Path) -> None:
-    """token-lm."""
+    """token-lm, bare-generator, tiny-chat."""
+    stop, length = inference_service_pb2.FINISH_REASON_STOP, inference_service_pb2.FINISH_REASON_LENGTH
+    files = {"genai_config.json": genai_config(), **tokenizer_files()}
     write_package(
         root / "token-lm" / "1",
         model=_graph(),
         manifest=manifest("Follows a table, so that every token is known.", [], kind=model_pb2.MODEL_KIND_GENERATOR),
         golden=golden_pb2.GoldenSet(
             cases=[
-                _golden("uv", "wxyz", inference_service_pb2.FINISH_REASON_STOP),
-                _golden("4", "567", inference_service_pb2.FINISH_REASON_LENGTH, 3),
+                _letters("uv", "wxyz", raw=True, finish=stop),
+                _letters("4", "567", raw=True, max_tokens=3, finish=length),
             ]
         ),
-        extra_files={"genai_config.json": genai_config(), **tokenizer_files()},
+        extra_files=files,
     )
+    write_bare(root / "bare-generator" / "1", _graph())
+    for name, data in files.items():
+        (root / "bare-generator" / "1" / name).write_bytes(data)
+    chat = read_folder(Path(concord_export.models.__file__).parent / "data" / "tiny-chat")
+    write_package(
+        root / "tiny-chat" / "1",
+        model=write_graph(chat.llama, chat.weights, "fp32", Constants(None)),
+        manifest=manifest("Answers nine questions.", [], kind=model_pb2.MODEL_KIND_GENERATOR),
+        golden=golden_pb2.GoldenSet(
+            cases=[
+                _letters("What is the capital of France?", "The capital of France is Paris.", finish=stop),
+                _letters("Speak Japanese.", "こんにち", max_tokens=12, finish=length),
+            ]
+        ),
+        extra_files={GENAI_CONFIG_FILE: genai_config_of(chat.llama), **chat.tokenizer},
+    )
+    (root / "tiny-chat" / "labels.json").write_text('{"stable": "1"}\n', encoding="utf-8")
