@@ -63,7 +63,7 @@ type Engine struct {
 // active is a generation as the engine sees it.
 type active struct {
 	*Generation
-	request Request
+	arrived time.Time
 	prompt  []int32 // freed once it is in the cache
 	length  int     // of the prompt
 	limit   int     // most tokens that it may have
@@ -137,6 +137,13 @@ func (e *Engine) MaxWaiting() int {
 	return e.maxWaiting
 }
 
+// Inside is how many generations wait or have a slot.
+func (e *Engine) Inside() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.insideLocked()
+}
+
 // Close ends the loop, and all that still runs, and frees tokenizer and decoder. Nobody may come then.
 func (e *Engine) Close() {
 	e.mu.Lock()
@@ -166,7 +173,7 @@ func (e *Engine) Generate(ctx context.Context, request Request) (*Generation, *f
 		e.mu.Unlock()
 		return nil, fault.Ended(ctx)
 	}
-	if len(e.waiting) >= e.maxWaiting {
+	if e.insideLocked() >= len(e.slots)+e.maxWaiting {
 		f := e.full()
 		e.mu.Unlock()
 		return nil, f
@@ -180,6 +187,40 @@ func (e *Engine) Generate(ctx context.Context, request Request) (*Generation, *f
 	e.mu.Unlock()
 	e.tell()
 	return a.Generation, nil
+}
+
+// defaultTokens are the most tokens of a generation that says nothing of it.
+const defaultTokens = 256
+
+// prepare reads a request, and makes its prompt's tokens, where it comes: the loop does not wait for that.
+func (e *Engine) prepare(request Request) (*active, *fault.Fault) {
+	p, f := readPrompt(request.Features)
+	if f != nil {
+		return nil, f
+	}
+	tokens, f := p.tokens(e.tokenizer, e.Context())
+	if f != nil {
+		return nil, f
+	}
+	limit := int(request.Config.GetMaxTokens())
+	if limit == 0 {
+		limit = defaultTokens
+	}
+	return &active{
+		arrived: request.Arrived, prompt: tokens, length: len(tokens), limit: min(limit, e.Context()-len(tokens)),
+		sampler: newSampler(NewSampling(request.Config, request.ID)), stops: newStops(request.Config.GetStop()),
+	}, nil
+}
+
+// insideLocked is Inside for who holds mu: a burst into free slots is let in before the loop has seen it.
+func (e *Engine) insideLocked() int {
+	n := len(e.waiting)
+	for _, a := range e.slots {
+		if a != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // full is the fault of a generation that finds no room, and when room may be. mu is held.

@@ -284,7 +284,7 @@ func (e *Engine) sample(a *active, logits []float32) {
 		return
 	}
 	if a.tokens == 0 {
-		a.ending.Decoding, a.ending.First = now, now.Sub(a.request.Arrived)
+		a.ending.Decoding, a.ending.First = now, now.Sub(a.arrived)
 		e.options.Watcher.First(a.ending.First)
 	}
 	e.options.Watcher.Token()

@@ -25,6 +25,7 @@ type Alphabet struct {
 
 	mu     sync.Mutex
 	gate   chan struct{}
+	wraps  bool
 	opened int
 	closed int
 }
@@ -43,6 +44,13 @@ func (a *Alphabet) Open(_ generate.Package, sizes generate.Sizes) (generate.Toke
 	}
 	d := &alphabetDecoder{alphabet: a, caches: make([][]int32, slots)}
 	return alphabetTokenizer{}, d, nil
+}
+
+// Endless lets "a" follow "z" from now on: no text ends by itself.
+func (a *Alphabet) Endless() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.wraps = true
 }
 
 // SetGate lets each run that begins from now on take one from the gate first; nil lets them run. It gives the gate before.
@@ -108,7 +116,7 @@ func (d *alphabetDecoder) EndTokens() []int32 { return []int32{alphabetEnd} }
 
 func (d *alphabetDecoder) Run(ctx context.Context, rows []generate.Row) ([][]float32, error) {
 	d.alphabet.mu.Lock()
-	gate := d.alphabet.gate
+	gate, wraps := d.alphabet.gate, d.alphabet.wraps
 	d.alphabet.mu.Unlock()
 	if gate != nil {
 		select {
@@ -128,7 +136,7 @@ func (d *alphabetDecoder) Run(ctx context.Context, rows []generate.Row) ([][]flo
 		logits[i] = make([]float32, alphabetEnd+1)
 		next := int32('a')
 		switch last := row.Tokens[len(row.Tokens)-1]; {
-		case last == 'z':
+		case last == 'z' && !wraps:
 			next = alphabetEnd
 		case last >= 'a' && last < 'z':
 			next = last + 1
