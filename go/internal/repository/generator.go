@@ -14,6 +14,7 @@ import (
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	modelpackagev1 "github.com/concord-inference/concord/go/gen/modelpackage/v1"
+	"github.com/concord-inference/concord/go/internal/admission"
 	"github.com/concord-inference/concord/go/internal/fault"
 	"github.com/concord-inference/concord/go/internal/generate"
 	"github.com/concord-inference/concord/go/internal/model"
@@ -85,6 +86,10 @@ func (r *Repository) loadGenerator(ctx context.Context, id, number string, c *co
 	}
 	if how.Open == nil {
 		return nil, errors.New("kind generator: this server has no onnxruntime-genai")
+	}
+	generator := &admission.Generator{Files: c.files, Threads: how.Sizes.Threads}
+	if err := r.admit(ctx, admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums, Generator: generator}); err != nil {
+		return nil, err
 	}
 	tokenizer, decoder, err := how.Open(generate.Package{Graph: c.graph, External: c.external, Files: c.files}, how.Sizes)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestGenerator(t *testing.T) {
 	if m.Kind != inferencev1.ModelKind_MODEL_KIND_GENERATOR || m.Generator == nil || m.Features != nil || len(m.Inputs())+len(m.Outputs()) != 0 {
 		t.Errorf("got %+v", m)
 	}
-	if len(admitted.Graph) == 0 || len(admitted.Files) != 1 || len(admitted.Sums) != 4 {
+	if admitted.Generator == nil || len(admitted.Generator.Files) != 2 || len(admitted.Graph) == 0 || len(admitted.Files) != 1 || len(admitted.Sums) != 4 {
 		t.Errorf("admitted %d files, %d sums", len(admitted.Files), len(admitted.Sums))
 	}
 	x := m.Execution()

@@ -61,6 +61,9 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 		about.ReadyTime = time.Now()
 		return m, about, nil
 	}
+	if err := r.admit(ctx, admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}); err != nil {
+		return nil, nil, err
+	}
 	load := r.options.Load
 	if r.options.LoaderOf != nil {
 		load = r.options.LoaderOf(id)
@@ -99,6 +102,13 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 	m.Apply(r.batching(id))
 	about.ReadyTime = time.Now()
 	return m, about, nil
+}
+
+func (r *Repository) admit(ctx context.Context, m admission.Model) error {
+	if r.options.Admit == nil {
+		return nil
+	}
+	return r.options.Admit(ctx, m)
 }
 
 // kindOf is the kind of a package, where it is served; a bare model, which has no manifest, generates text where it has a text generator's settings,
