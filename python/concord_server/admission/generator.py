@@ -16,6 +16,8 @@ __all__ = ["rehearse"]
 _MESSAGES = '[{"role": "user", "content": "Hello"}]'
 _TEXT = "Hello"
 _SLOTS, _TOKENS = 2, 64
+# Of a vocabulary, these are turned into text: each has its own way to be wrong.
+_MOST_TEXTS = 1 << 18
 
 
 def rehearse(settings: bytes, library: GenAI, folder: str, load: Callable[[], OrtSession]) -> None:
@@ -51,6 +53,8 @@ def _tokens(library: GenAI, folder: str, vocabulary: int) -> list[int]:
         for token in tokens:
             if not 0 <= token < vocabulary:
                 raise TokenizerError(f"expected tokens from 0 to {vocabulary - 1}, got {token}")
+            stream.add(token)
+        for token in range(min(vocabulary, _MOST_TEXTS)):
             stream.add(token)
     except TokenizerError as error:
         raise SessionError(f"tokenizer: {scrub(str(error))}") from None

@@ -9,22 +9,20 @@ A run costs a handful of calls: everything that stays the same from one token to
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_int64, c_size_t, c_void_p
+from ctypes import byref, c_int64, c_void_p
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from concord_server.fault import quote
 from concord_server.generate import Logits, Row, Sizes
 from concord_server.generate.settings import Settings, layer_name
 from concord_server.model import Call, SessionError
 from concord_server.ort.api import Api
 from concord_server.ort.session import OrtSession, RunOptions
-from concord_server.ort.signature import Signature, lengths, signature
+from concord_server.ort.signature import Signature, probe, signature
 from concord_server.tensor import DType
 
 __all__ = ["OrtDecoder", "processors"]
@@ -50,6 +48,7 @@ class OrtDecoder:
     def __init__(self, session: OrtSession, settings: Settings, sizes: Sizes) -> None:
         """Raises SessionError where the graph is not what its settings say, or where the memory holds no token."""
         found = signature(settings, session.inputs, session.outputs)
+        self._last_only = probe(settings, found, session)
         number_bytes = _NUMPY[found.cache].itemsize
         self.slots = sizes.slots
         self.context = settings.fit(sizes.slots, sizes.bytes, number_bytes)
@@ -67,8 +66,7 @@ class OrtDecoder:
         self._options: RunOptions | None = None
         self._bindings: dict[tuple[int, int, bool], _Binding] = {}
         self._most = self.context
-        self._last_only = found.last_only
-        if not found.last_only and not self._gives_last_only():
+        if not self._last_only:
             self._most = max(1, _MAX_LOGITS_BYTES // (self.vocabulary * self._memory.logits.itemsize))
 
     def run(self, rows: Sequence[Row], call: Call) -> Sequence[Logits]:
@@ -157,26 +155,6 @@ class OrtDecoder:
                 self._execute(binding, mask, call)
                 memory.logits[0] = every[0, -1]
         return [memory.given(1)[0]]
-
-    def _gives_last_only(self) -> bool:
-        """Whether the graph gives the logits of the last token alone although it does not say so: two tokens tell."""
-        if self.context < 2:
-            return False
-        memory, api = self._memory, self._api
-        binding = self._binding(0, 1, many=True)
-        names = memory.names
-        binding.put(names.input_ids, np.zeros((1, 2), np.int64))
-        if names.position_ids:
-            binding.put(names.position_ids, np.arange(2, dtype=np.int64).reshape(1, 2))
-        # Bound last, and so the last of those given.
-        api.check(api.BindOutputToDevice(binding.pointer, names.logits, api.cpu_memory))
-        self._execute(binding, memory.ones[:2].reshape(1, 2), Call())
-        shape = binding.last_shape()
-        if shape not in ((1, 1, self.vocabulary), (1, 2, self.vocabulary)):
-            expected = lengths((1, 2, self.vocabulary))
-            raise SessionError(f"output {quote(names.logits.decode())}: expected {expected}, got {lengths(shape)}")
-        self._last_only = shape[1] == 1
-        return self._last_only
 
     def _binding(self, first: int, count: int, *, many: bool = False) -> _Binding:
         if self._session is None:
@@ -310,24 +288,6 @@ class _Binding:
         if failed:
             api.check(failed)
         self._kept[name] = array
-
-    def last_shape(self) -> tuple[int, ...]:
-        """The shape of the output that was bound last."""
-        api = self._api
-        values, count = POINTER(c_void_p)(), c_size_t()
-        api.check(api.GetBoundOutputValues(self.pointer, api.allocator, byref(values), byref(count)))
-        try:
-            kind, lengths, rank = ctypes.c_int(), POINTER(c_int64)(), c_size_t()
-            api.check(
-                api.GetTensorElementTypeAndShapeDataReference(
-                    values[count.value - 1], byref(kind), byref(lengths), byref(rank)
-                )
-            )
-            return tuple(lengths[: rank.value])
-        finally:
-            for i in range(count.value):
-                api.ReleaseValue(values[i])
-            api.check(api.AllocatorFree(api.allocator, values))
 
     def close(self) -> None:
         """Frees it."""

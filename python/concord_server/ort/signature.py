@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from concord_server.fault import quote
 from concord_server.generate.settings import Settings, layer_name
-from concord_server.model import SessionError
-from concord_server.tensor import DType, Spec, dtype_name
+from concord_server.model import Call, Session, SessionError
+from concord_server.tensor import DType, Spec, Tensor, dtype_name
 
-__all__ = ["Signature", "lengths", "signature"]
+__all__ = ["Signature", "probe", "signature"]
 
 _IDS = (DType.INT64,)
 _FLOATS = (DType.FLOAT, DType.FLOAT16)
@@ -25,8 +27,6 @@ class Signature:
     """Of keys and values: FLOAT or FLOAT16."""
     logits: DType
     """FLOAT or FLOAT16."""
-    last_only: bool
-    """Whether the graph says that it gives the logits of the last token alone."""
     positions: bool
     """Whether it takes the tokens' positions."""
 
@@ -53,7 +53,44 @@ def signature(settings: Settings, inputs: Sequence[Spec], outputs: Sequence[Spec
     for name in given.specs:
         if name not in given.seen:
             raise SessionError(f"input {quote(name)} is none that text generation gives")
-    return Signature(cache[0], logits.dtype, not logits.unranked and logits.shape[1] == 1, positions)
+    return Signature(cache[0], logits.dtype, positions)
+
+
+def probe(settings: Settings, found: Signature, session: Session) -> bool:
+    """Whether the graph gives the logits of the last token alone: it runs two tokens, in memory of their own.
+
+    Raises SessionError where what comes out is of another shape than what a decoder binds.
+    """
+    count = min(2, settings.context)
+    tokens = np.zeros((1, count), np.int64)
+    cache = (1, settings.heads, count, settings.head_size)
+    given = {
+        settings.input_ids: Tensor(DType.INT64, tokens),
+        settings.position_ids: Tensor(DType.INT64, np.arange(count).reshape(1, count)),
+        settings.attention_mask: Tensor(DType.INT64, tokens + 1),
+    }
+    empty = Tensor(found.cache, np.zeros(cache, found.cache.storage))
+    inputs = [given.get(spec.name, empty) for spec in session.inputs]
+    outputs = session.run(inputs, range(len(session.outputs)), Call())
+    present = {
+        layer_name(name, layer)
+        for layer in range(settings.layers)
+        for name in (settings.present_key, settings.present_value)
+    }
+    last_only = False
+    expected: tuple[int, ...]
+    for spec, output in zip(session.outputs, outputs, strict=True):
+        got = output.array.shape
+        if spec.name == settings.logits:
+            last_only = len(got) == 3 and got[1] == 1
+            expected = (1, 1 if last_only else count, settings.vocabulary)
+        elif spec.name in present:
+            expected = cache
+        else:
+            continue
+        if got != expected:
+            raise SessionError(f"output {quote(spec.name)}: expected {_lengths(expected)}, got {_lengths(got)}")
+    return last_only
 
 
 class _Side:
@@ -74,8 +111,8 @@ class _Side:
         self.seen.add(name)
         if spec.dtype not in dtypes or not (spec.unranked or _fits(spec.shape, shape)):
             types = " or ".join(dtype_name(dtype) for dtype in dtypes)
-            got = f"{dtype_name(spec.dtype)} {lengths(spec.shape)}"
-            raise SessionError(f"{self._what} {quote(name)}: expected {types} {lengths(shape)}, got {got}")
+            got = f"{dtype_name(spec.dtype)} {_lengths(spec.shape)}"
+            raise SessionError(f"{self._what} {quote(name)}: expected {types} {_lengths(shape)}, got {got}")
         return spec
 
 
@@ -86,6 +123,6 @@ def _fits(shape: Sequence[int], given: Sequence[int]) -> bool:
     )
 
 
-def lengths(shape: Sequence[int]) -> str:
+def _lengths(shape: Sequence[int]) -> str:
     """A shape in a message, with a question mark where it is open."""
     return "[" + ",".join("?" if length < 0 else str(length) for length in shape) + "]"
