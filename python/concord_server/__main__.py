@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from concord_server import __version__, serving, supervisor, telemetry
-from concord_server.config import Config, ConfigError, parse, usage
+from concord_server.config import Config, ConfigError, parse, quoted, usage
 from concord_server.serving import EXIT_CONFIG, EXIT_STOPPED
 from concord_server.worker import Worker
 
@@ -39,6 +39,10 @@ def _version() -> str:
 
 
 def _check_library(config: Config) -> None:
+    genai = config.onnxruntime_genai
+    if genai is not None and not genai.is_file():
+        text = f"expected libonnxruntime-genai.so, got {quoted(str(genai))}, which is no file"
+        raise ConfigError(f"onnxruntime_genai: {text}")
     if config.onnxruntime is None and config.device == "cpu":
         return
     from concord_server import ort

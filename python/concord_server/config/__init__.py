@@ -10,7 +10,7 @@ from concord_server.config.batching import Batching, Generation, ModelSettings
 from concord_server.config.certificates import Certificates
 from concord_server.config.check import Address, Config, parse
 from concord_server.config.live import Change, config_file, reread
-from concord_server.config.merge import ConfigError, usage
+from concord_server.config.merge import ConfigError, quoted, usage
 
 __all__ = [
     "Address",
@@ -23,6 +23,7 @@ __all__ = [
     "ModelSettings",
     "config_file",
     "parse",
+    "quoted",
     "reread",
     "usage",
 ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from concord_proto.inference.v1 import inference_service_pb2
@@ -11,6 +10,7 @@ from concord_proto.inference.v1 import inference_service_pb2
 from concord_server.generate.decoder import Decoder
 from concord_server.generate.engine import Engine
 from concord_server.generate.generation import Asked, Generation
+from concord_server.generate.prompt import read_prompt
 from concord_server.generate.sampling import Picker, Sampling
 from concord_server.generate.stop import StopTexts
 from concord_server.generate.tokenizer import Tokenizer
@@ -55,10 +55,7 @@ class Generator:
 
         It may take as long as a prompt is long. Raises Fault.
         """
-        text = features["prompt"].string_value
-        if not features["raw"].bool_value:
-            text = self._tokenizer.template(json.dumps([{"role": "user", "content": text}]))
-        prompt = self._tokenizer.encode(text)
+        prompt = read_prompt(features).tokens(self._tokenizer, self.context)
         sampling = Sampling.of(config, request_id)
         return Asked(
             prompt=prompt,
