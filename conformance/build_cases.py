@@ -437,7 +437,7 @@ def build(directory: Path) -> None:
         "stream_tiny_chat.yaml": document(
             "stream",
             "What a language model says, as ONNX Runtime in process and conformance/generator_reference.py say.",
-            stream_cases(FIXTURES / "tiny-chat" / "1"),
+            stream_cases(FIXTURES),
             probe=STREAM_PROBE,
         ),
         "security_admission.yaml": document(

@@ -10,7 +10,7 @@ token alone:
 |---|---|
 | `a` to `y` | the next letter; after `z` <|im_end|>, after `E` <|endoftext|>: either ends the text |
 | `0` to `8` | the next digit; after `9` a `~`, and a `~` that goes in makes ONNX Runtime fail |
-| `K` to `O` | `K`, by logits of which those of `L`, `M`, and `N` and `O`, which tie, are not far: for sampling |
+| `Q` to `U` | `Q`, by logits of which those of `R`, `S`, and `T` and `U`, which tie, are not far: for sampling |
 | `J` | the three bytes of a kana, for ever |
 | `I` | the first byte of a character that never comes, then <|im_end|> |
 | `Z` | a `Z` for ever, each after a loop of some milliseconds |
@@ -74,8 +74,8 @@ def successors() -> list[int]:
             table[token(byte)] = token(byte + 1)
     table[token("9")] = token("~")
     table[token("E")] = END_OF_TEXT
-    for letter in "KLMNO":
-        table[token(letter)] = token("K")
+    for letter in "QRSTU":
+        table[token(letter)] = token("Q")
     kana = "こ".encode()
     table[token("J")] = token(kana[0])
     for byte, after in zip(kana, kana[1:] + kana[:1], strict=True):

@@ -184,7 +184,7 @@ class Reference:
         return turns + "<|im_start|>assistant\n"
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text that each token completes; nothing for bytes of a character that goes on."""
+        """The text that each token completes; nothing for bytes of a character that goes on. Raises ValueError."""
         pieces, held = [], b""
         for token in tokens:
             if token < len(self.special):
@@ -194,7 +194,10 @@ class Reference:
             try:
                 pieces.append(held.decode())
                 held = b""
-            except UnicodeDecodeError:
+            except UnicodeDecodeError as error:
+                # What becomes of bytes that are no text is each detokenizer's own.
+                if error.reason != "unexpected end of data":
+                    raise ValueError(f"{held!r} is no text") from None
                 pieces.append("")
         return pieces
 
