@@ -20,7 +20,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime
 
-__all__ = ["Session", "TensorInfo", "is_float"]
+__all__ = ["Memory", "Session", "TensorInfo", "is_float", "zeroed"]
+
+Memory = Any
+"""ONNX Runtime's OrtValue: a tensor that it reads and writes."""
 
 _ELEMENT_TYPES: dict[str, npt.DTypeLike] = {
     "tensor(float)": np.float32,
@@ -88,6 +91,31 @@ class Session:
             raise ConversionError(f"ONNX Runtime fails on a row: {error}") from error
         return dict(zip(names, values, strict=True))
 
+    def run_in_place(
+        self,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        memory: Mapping[tuple[str, str], Memory],
+        output: str,
+    ) -> npt.NDArray[Any]:
+        """One output, of a graph of which each input and output of `memory` are the same memory.
+
+        Raises ConversionError where the run fails.
+        """
+        try:
+            binding = self._session.io_binding()
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            for (given, made), value in memory.items():
+                binding.bind_ortvalue_input(given, value)
+                binding.bind_ortvalue_output(made, value)
+            binding.bind_output(output)
+            self._session.run_with_iobinding(binding)
+            # Outputs come in the order of their binding.
+            values: npt.NDArray[Any] = binding.get_outputs()[len(memory)].numpy()
+        except Exception as error:
+            raise ConversionError(f"ONNX Runtime fails on a row: {error}") from error
+        return values
+
     def _run(self, names: list[str], inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         bfloat16 = [info for info in (*self.inputs.values(), *self.outputs.values()) if info.type == "tensor(bfloat16)"]
         if not bfloat16:
@@ -96,6 +124,11 @@ class Session:
         # NumPy has no bfloat16, so ONNX Runtime's Python takes and gives its bits only.
         given = {name: _value_of(np.ascontiguousarray(array)) for name, array in inputs.items()}
         return [_array_of(value) for value in self._session.run_with_ort_values(names, given)]
+
+
+def zeroed(shape: Sequence[int], dtype: npt.DTypeLike) -> Memory:
+    """Memory for Session.run_in_place, all zeros."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, dtype))
 
 
 def _value_of(array: npt.NDArray[Any]) -> Any:

@@ -39,6 +39,12 @@ class Verification:
 def verify_package(directory: Path) -> Verification:
     """Reads a package strictly, loads its graph and runs its golden cases. Raises PackageInvalidError, OSError."""
     package = read_package(directory)
+    if package.manifest.kind == model_pb2.MODEL_KIND_GENERATOR:
+        # Brings ONNX Runtime GenAI with it.
+        from concord_export.llama.verification import verify_generator
+
+        verify_generator(package)
+        return Verification(package, len(package.golden.cases), 0.0)
     if package.manifest.kind not in (model_pb2.MODEL_KIND_TABULAR, model_pb2.MODEL_KIND_TENSOR):
         kind = model_pb2.ModelKind.Name(package.manifest.kind)
         raise PackageInvalidError(f"{kind}: golden cases of this kind are run by the servers only")

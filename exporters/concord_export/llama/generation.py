@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy generation in this process: a package's own tokenizer, its graph on ONNX Runtime, one text at a time."""
+"""Greedy generation in this process, one text at a time, by the servers' rules: the package's own tokenizer, its graph
+on ONNX Runtime, keys and values in memory that stays where it is."""
 
 from __future__ import annotations
 
@@ -13,15 +14,18 @@ import numpy as np
 import numpy.typing as npt
 from concord_proto.inference.v1 import inference_service_pb2
 from concord_server.generate import TokenizerError
+from concord_server.generate.settings import SettingsError, layer_name, parse_settings
 from concord_server.model import SessionError
 from concord_server.ort.genai import GenAITokenizer, genai_library, open_genai
 
 from concord_export.errors import ConversionError, PackageInvalidError
-from concord_export.runtime import Session
+from concord_export.runtime import Memory, Session, zeroed
 
-__all__ = ["Generator", "Text", "prompt_text"]
+__all__ = ["Generator", "Text"]
 
 Logits = npt.NDArray[np.float32]
+
+_NAMES = ("prompt", "messages", "raw", "system")
 
 
 @dataclass(frozen=True)
@@ -38,46 +42,63 @@ class Text:
     """Before each token and, if the model ended it, before that end."""
 
 
-def prompt_text(features: Mapping[str, inference_service_pb2.FeatureValue]) -> tuple[str, bool]:
-    """The prompt of a golden case's features, or its messages; and whether the chat template is for it.
-
-    Raises PackageInvalidError for other features.
-    """
-    given = {name: value.WhichOneof("value") for name, value in features.items()}
-    if given == {"prompt": "string_value", "raw": "bool_value"} and features["raw"].bool_value:
-        return features["prompt"].string_value, False
-    if given == {"messages": "string_value"}:
-        return features["messages"].string_value, True
-    if given == {"prompt": "string_value"}:
-        message = {"role": "user", "content": features["prompt"].string_value}
-        return json.dumps([message], ensure_ascii=False), True
-    raise PackageInvalidError(f"golden.binpb: expected a prompt, a raw prompt or messages, got {sorted(given)}")
-
-
 class Generator:
-    """A package's tokenizer and decoder. Raises ConversionError where they do not load."""
+    """A package's tokenizer and graph. Raises ConversionError where they do not load, or do not fit together."""
 
     def __init__(self, model: Path, config: bytes, tokenizer: Mapping[str, bytes]) -> None:
         try:
+            self._settings = parse_settings(config)
             self._tokenizer: GenAITokenizer = open_genai(genai_library()).tokenizer(tokenizer)
+        except SettingsError as error:
+            raise ConversionError(str(error)) from None
         except (SessionError, FileNotFoundError) as error:
             raise ConversionError(f"the tokenizer: {error}") from None
-        try:
-            facts = json.loads(config)["model"]
-            decoder = facts["decoder"]
-            self._layers, ends = int(decoder["num_hidden_layers"]), facts["eos_token_id"]
-            self._names: dict[str, str] = {**decoder["inputs"], **decoder["outputs"]}
-            self._cache = (1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"]))
-            self.context = int(facts["context_length"])
-            self.ends: frozenset[int] = frozenset(ends if isinstance(ends, list) else [ends])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ConversionError(f"genai_config.json: {error!r}") from None
         self._session = Session(model)
+        self._caches = {
+            (layer_name(past, layer), layer_name(present, layer)): self._dtype(layer_name(past, layer))
+            for layer in range(self._settings.layers)
+            for past, present in (
+                (self._settings.past_key, self._settings.present_key),
+                (self._settings.past_value, self._settings.present_value),
+            )
+        }
 
-    def tokens(self, text: str, *, template: bool) -> list[int]:
-        """The tokens of a text or, for the template, of a JSON list of messages. Raises ConversionError."""
+    def _dtype(self, name: str) -> npt.DTypeLike:
+        info = self._session.inputs.get(name)
+        if info is None or info.dtype is None or len(info.shape) != 4:
+            raise ConversionError(f"the graph has no input {name} of numbers in four axes")
+        return info.dtype
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a text with its prompt."""
+        return self._settings.context
+
+    def prompt(self, features: Mapping[str, inference_service_pb2.FeatureValue]) -> list[int]:
+        """The tokens of a request's prompt or messages. Raises PackageInvalidError, ConversionError."""
+        given: dict[str, Any] = {
+            name: getattr(value, value.WhichOneof("value") or "", None) for name, value in features.items()
+        }
+        texts = [given.get(name, "") for name in ("prompt", "messages", "system")]
+        if set(given) - set(_NAMES) or not all(isinstance(text, str) for text in texts):
+            raise PackageInvalidError(f"golden.binpb: expected the features {', '.join(_NAMES)}, got {sorted(given)}")
+        prompt, messages, system = (str(text) for text in texts)
+        if given.get("raw", False):
+            return self._encode(prompt)
         try:
-            return self._tokenizer.encode(self._tokenizer.template(text) if template else text)
+            talk: list[Any] = json.loads(messages) if messages else [{"role": "user", "content": prompt}]
+            if system:
+                talk.insert(0, {"role": "system", "content": system})
+            return self._encode(self._tokenizer.template(json.dumps(talk, ensure_ascii=False)))
+        except (ValueError, AttributeError) as error:
+            raise PackageInvalidError(f"golden.binpb: messages: {error}") from None
+        except TokenizerError as error:
+            raise ConversionError(f"the chat template: {error}") from None
+
+    def _encode(self, text: str) -> list[int]:
+        try:
+            # Bytes that the vocabulary lacks have a negative token here, and none in Hugging Face's tokenizers.
+            return [token for token in self._tokenizer.encode(text) if token >= 0]
         except TokenizerError as error:
             raise ConversionError(f"the tokenizer: {error}") from None
 
@@ -89,41 +110,27 @@ class Generator:
         finally:
             stream.close()
 
-    def greedy(self, prompt: list[int], most: int) -> Text:
+    def greedy(self, prompt: Sequence[int], most: int) -> Text:
         """The likeliest token, and so on, until the model ends it or there are `most`. Raises ConversionError."""
+        settings = self._settings
+        shape = (1, settings.heads, len(prompt) + most, settings.head_size)
+        memory: dict[tuple[str, str], Memory] = {names: zeroed(shape, dtype) for names, dtype in self._caches.items()}
         logits: list[Logits] = []
         tokens: list[int] = []
-        ended = False
-        caches: dict[str, npt.NDArray[Any]] = {
-            self._past(layer, part): np.zeros(self._cache, np.float32)
-            for layer in range(self._layers)
-            for part in ("key", "value")
-        }
-        given, done = prompt, 0
+        given, done = list(prompt), 0
         while len(tokens) < most:
             done += len(given)
             inputs: dict[str, npt.NDArray[Any]] = {
-                self._names["input_ids"]: np.array([given], np.int64),
-                self._names["attention_mask"]: np.ones((1, done), np.int64),
-                **caches,
+                settings.input_ids: np.array([given], np.int64),
+                settings.attention_mask: np.ones((1, done), np.int64),
             }
-            if "position_ids" in self._names:
-                inputs[self._names["position_ids"]] = np.arange(done - len(given), done)[np.newaxis]
-            answer = self._session.run(inputs)
-            last: Logits = answer[self._names["logits"]][0, -1]
+            if settings.position_ids in self._session.inputs:
+                inputs[settings.position_ids] = np.arange(done - len(given), done)[np.newaxis]
+            last = self._session.run_in_place(inputs, memory, settings.logits)[0, -1].astype(np.float32)
             logits.append(last)
             token = int(last.argmax())
-            if token in self.ends:
-                ended = True
-                break
+            if token in settings.end_tokens:
+                return Text(list(prompt), tokens, True, self.text(tokens), logits)
             tokens.append(token)
             given = [token]
-            caches = {
-                self._past(layer, part): answer[self._names[f"present_{part}_names"] % layer]
-                for layer in range(self._layers)
-                for part in ("key", "value")
-            }
-        return Text(prompt, tokens, ended, self.text(tokens), logits)
-
-    def _past(self, layer: int, part: str) -> str:
-        return self._names[f"past_{part}_names"] % layer
+        return Text(list(prompt), tokens, False, self.text(tokens), logits)

@@ -19,11 +19,12 @@ import numpy.typing as npt
 from concord_proto.inference.v1 import inference_service_pb2, model_pb2
 from concord_proto.modelpackage.v1 import golden_pb2, manifest_pb2
 
-from concord_export.errors import ParityError, SourceError
+from concord_export.admission import check_admission
+from concord_export.errors import PackageExistsError, ParityError, SourceError
 from concord_export.limits import Limits, ulp_distance
 from concord_export.llama.architecture import Llama, Model, check_weights, shapes
 from concord_export.llama.genai_config import GENAI_CONFIG_FILE, genai_config
-from concord_export.llama.generation import Generator, Text, prompt_text
+from concord_export.llama.generation import Generator, Text
 from concord_export.llama.graph import write_graph
 from concord_export.llama.quantisation import Precision, Rounded
 from concord_export.llama.reference import logits
@@ -102,7 +103,7 @@ def export_llama(
     check_weights(llama, model.weights)
     if directory.exists() and not replace_existing:
         # What comes first may take minutes.
-        raise SourceError(f"{directory} is there already; choose another version, or replace it")
+        raise PackageExistsError(f"{directory} is there already; choose another version, or replace it")
     with _staging(directory) as staging:
         inline = 4 * sum(math.prod(shape) for shape in shapes(llama).values()) <= _INLINE_BYTES
         if progress is not None:
@@ -115,10 +116,11 @@ def export_llama(
         serialized = graph.SerializeToString(deterministic=True)
         (staging / MODEL_FILE).write_bytes(serialized)
         config = genai_config(llama)
+        check_admission(serialized, frozenset() if inline else frozenset({DATA_FILE}), generator=True)
         generator = Generator(staging / MODEL_FILE, config, model.tokenizer)
         cases = [_Case(request, _answer(generator, request)) for request in _requests(model, prompts, most_tokens)]
         held = Rounded(model.weights, precision)
-        cases, own_error = _checked(llama, held, cases, _OWN_LIMITS[precision], progress)
+        cases, own_error = _checked(llama, held, generator, cases, _OWN_LIMITS[precision], progress)
         parity, same = _parity(llama, model, precision, cases, progress)
         manifest = manifest_pb2.Manifest(
             kind=model_pb2.MODEL_KIND_GENERATOR, description=description or model.description, parity=parity
@@ -179,10 +181,9 @@ def _request(most: int, **features: str | bool) -> inference_service_pb2.Predict
 
 
 def _answer(generator: Generator, request: inference_service_pb2.PredictRequest) -> Text:
-    text, template = prompt_text(request.features)
-    prompt = generator.tokens(text, template=template)
+    prompt = generator.prompt(request.features)
     if not prompt or len(prompt) >= generator.context:
-        raise SourceError(f"prompt {text!r}: has {len(prompt)} tokens, expected 1 to {generator.context - 1}")
+        raise SourceError(f"a prompt has {len(prompt)} tokens, expected 1 to {generator.context - 1}")
     return generator.greedy(prompt, min(request.config.max_tokens, generator.context - len(prompt)))
 
 
@@ -195,7 +196,12 @@ def _logits(
 
 
 def _checked(
-    llama: Llama, held: Rounded, cases: Sequence[_Case], limits: Limits, progress: Progress | None
+    llama: Llama,
+    held: Rounded,
+    generator: Generator,
+    cases: Sequence[_Case],
+    limits: Limits,
+    progress: Progress | None,
 ) -> tuple[list[_Case], float]:
     """The cases as far as no two tokens are nearly as likely, and the largest difference of a logit.
 
@@ -219,7 +225,8 @@ def _checked(
         text = case.text
         if count < len(text.logits):
             tokens = text.tokens[:count]
-            text = dataclasses.replace(text, tokens=tokens, ended=False, logits=text.logits[:count], text="")
+            shown = generator.text(tokens)
+            text = dataclasses.replace(text, tokens=tokens, ended=False, logits=text.logits[:count], text=shown)
             case.request.config.max_tokens = count
         if text.tokens:
             kept.append(_Case(case.request, text))
