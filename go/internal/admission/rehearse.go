@@ -5,6 +5,8 @@ package admission
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/concord-inference/concord/go/internal/fault"
@@ -51,6 +53,13 @@ func rehearse(told task, graph []byte, files map[string][]byte, maker Maker) err
 // rehearseText gives the tokens of a message, at least one.
 func rehearseText(maker Maker, directory string, vocabulary int) ([]int32, error) {
 	wrong := func(what string, err error) error { return fmt.Errorf("%s: %s", what, fault.Scrub(err.Error())) }
+	data, err := os.ReadFile(filepath.Join(directory, generate.TokenizerName))
+	if err != nil {
+		return nil, err
+	}
+	if err := generate.CheckTokenizer(data); err != nil {
+		return nil, err
+	}
 	tokenizer, err := maker.Tokenizer(directory)
 	if err != nil {
 		return nil, wrong("tokenizer", err)
