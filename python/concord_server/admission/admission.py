@@ -10,6 +10,7 @@ from concord_server.admission.refused import AdmissionError
 from concord_server.admission.trial import TextGenerator, Trials
 from concord_server.admission.verdicts import Verdicts, digest_of, key_of
 from concord_server.generate import Package, Sizes
+from concord_server.model import SessionError
 
 __all__ = ["Admission"]
 
@@ -30,8 +31,8 @@ class Admission:
     ) -> None:
         """`runtime` is the release of ONNX Runtime.
 
-        `genai` gives the library of onnxruntime-genai or raises FileNotFoundError; `processors` is how many threads a
-        text generator has whose sizes do not say.
+        `genai` gives the library of onnxruntime-genai or raises OSError or SessionError; `processors` is how many
+        threads a text generator has whose sizes do not say.
         """
         self._trials = trials
         self._verdicts = verdicts
@@ -47,12 +48,13 @@ class Admission:
 
     def admit_generator(self, package: Package, sizes: Sizes) -> None:
         """Raises AdmissionError unless a text generator may be opened here."""
-        if self._genai is None:
-            raise AdmissionError("text generators are not served here")
         try:
+            if self._genai is None:
+                raise SessionError("no way to look for it")
             library = self._genai()
-        except FileNotFoundError as error:
-            raise AdmissionError(str(error)) from None
+            digest_of(library)
+        except (OSError, SessionError):
+            raise AdmissionError("kind generator: this server has no onnxruntime-genai") from None
         threads = sizes.threads or self._processors
         self._admit(package.graph, package.external, threads, TextGenerator(package.files, library))
 

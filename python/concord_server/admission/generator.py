@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from concord_server.fault import scrub
 from concord_server.generate import Row, Sizes, TokenizerError
 from concord_server.generate.settings import SettingsError, parse_settings
+from concord_server.generate.vocabulary import TOKENIZER, check_tokenizer
 from concord_server.model import Call, SessionError
 from concord_server.ort import GenAI, GenAITokenizer, OrtDecoder, OrtSession
 
@@ -16,6 +20,7 @@ __all__ = ["rehearse"]
 _MESSAGES = '[{"role": "user", "content": "Hello"}]'
 _TEXT = "Hello"
 _SLOTS, _TOKENS = 2, 64
+_MAX_NESTING = 4_000
 # Of a vocabulary, these are turned into text: each has its own way to be wrong.
 _MOST_TEXTS = 1 << 18
 
@@ -26,7 +31,9 @@ def rehearse(settings: bytes, library: GenAI, folder: str, load: Callable[[], Or
     Raises SessionError with why it is refused, where ONNX Runtime refuses it in its words.
     """
     try:
-        facts = parse_settings(settings)
+        with _shallow():
+            facts = parse_settings(settings)
+            check_tokenizer(Path(folder, TOKENIZER).read_bytes())
     except SettingsError as error:
         raise SessionError(str(error)) from None
     tokens = _tokens(library, folder, facts.vocabulary)[: _TOKENS - 2]
@@ -38,6 +45,17 @@ def rehearse(settings: bytes, library: GenAI, folder: str, load: Callable[[], Or
     if len(tokens) + 1 < decoder.context:
         decoder.run([Row(0, len(tokens), tokens[:1])], call)
         decoder.run([Row(0, len(tokens) + 1, tokens[:1]), Row(1, 0, tokens[:1])], call)
+
+
+@contextlib.contextmanager
+def _shallow() -> Iterator[None]:
+    """What is nested deeper than any file needs must not exhaust the stack, as a graph may be followed far deeper."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(_MAX_NESTING)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _tokens(library: GenAI, folder: str, vocabulary: int) -> list[int]:

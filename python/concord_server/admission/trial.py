@@ -90,6 +90,9 @@ class Trials:
                 settings = generator.files.get(GENAI_CONFIG, b"").decode("utf-8", "surrogateescape")
                 told = {"genai": os.fspath(generator.library), "tokenizer": folder, "settings": settings}
                 return self._run(graph, files, intra_op_threads, integer_division, told)
+        except ort.UnwrittenError as error:
+            _log.warning("trial load failed", reason=f"trial load: {error}")
+            return Outcome(f"trial load: {error}", said=False)
         except SessionError as error:
             return Outcome(str(error), said=True)
 

@@ -18,7 +18,7 @@ _MAX_CONTEXT = 1 << 24
 _MAX_LAYERS = 1 << 10
 _MAX_HEADS = 1 << 12
 _MAX_HEAD_SIZE = 1 << 12
-_MAX_VOCABULARY = 1 << 24
+MAX_VOCABULARY = 1 << 24
 _MAX_END_TOKENS = 1 << 8
 _MAX_NAME_BYTES = 1 << 8
 
@@ -81,14 +81,9 @@ def layer_name(pattern: str, layer: int) -> str:
 
 def parse_settings(data: bytes) -> Settings:
     """Reads genai_config.json. Raises SettingsError."""
-    try:
-        text = data.decode("utf-8", "replace")
-        root = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_no_json)
-    except (ValueError, RecursionError):
-        raise SettingsError(f"{GENAI_CONFIG}: expected JSON") from None
-    reader = _Reader(root)
+    reader = Reader(GENAI_CONFIG, read_json(GENAI_CONFIG, data))
     context = reader.number("model.context_length", _MAX_CONTEXT)
-    vocabulary = reader.number("model.vocab_size", _MAX_VOCABULARY)
+    vocabulary = reader.number("model.vocab_size", MAX_VOCABULARY)
     return Settings(
         context=context,
         vocabulary=vocabulary,
@@ -107,52 +102,62 @@ def parse_settings(data: bytes) -> Settings:
     )
 
 
+def read_json(name: str, data: bytes) -> Any:
+    """What a file holds, its numbers as they are written. Raises SettingsError."""
+    try:
+        text = data.decode("utf-8", "replace")
+        return json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        raise SettingsError(f"{name}: expected JSON") from None
+
+
 def _no_json(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-class _Reader:
-    """Values by their paths. Raises SettingsError at the first that is wrong."""
+class Reader:
+    """A file's values by their paths. Raises SettingsError at the first that is wrong."""
 
-    def __init__(self, root: Any) -> None:
+    def __init__(self, name: str, root: Any) -> None:
+        self._name = name
         self._root = root
 
     def number(self, path: str, most: int) -> int:
-        value = self._at(path)
-        number = _integer(value)
+        value = self.at(path)
+        number = integer(value)
         if number is None or not 1 <= number <= most:
-            raise _wrong(path, f"1 to {most}", _shown(value))
+            raise self._wrong(path, f"1 to {most}", value_shown(value))
         return number
 
     def name(self, path: str, usual: str) -> str:
-        value = self._at(path)
+        value = self.at(path)
         if value is None:
             return usual
         if type(value) is not str or not 1 <= _size(value) <= _MAX_NAME_BYTES or "\0" in value:
-            raise _wrong(path, f"a name of at most {_MAX_NAME_BYTES} bytes", _shown(value))
+            raise self._wrong(path, f"a name of at most {_MAX_NAME_BYTES} bytes", value_shown(value))
         return value
 
     def layered(self, path: str, usual: str) -> str:
         name = self.name(path, usual)
         if name.count("%") != 1 or name.count("%d") != 1:
-            raise _wrong(path, "a name with one %d", quote(name))
+            raise self._wrong(path, "a name with one %d", quote(name))
         return name
 
     def tokens(self, path: str, vocabulary: int) -> tuple[int, ...]:
         """One token, or a list of them."""
-        value = self._at(path)
+        value = self.at(path)
         values = value if isinstance(value, list) else [value]
         if not 1 <= len(values) <= _MAX_END_TOKENS:
-            raise _wrong(path, f"1 to {_MAX_END_TOKENS} tokens", str(len(values)))
+            raise self._wrong(path, f"1 to {_MAX_END_TOKENS} tokens", str(len(values)))
         tokens = []
         for item in values:
-            token = _integer(item)
+            token = integer(item)
             if token is None or not 0 <= token < vocabulary:
-                raise _wrong(path, f"tokens from 0 to {vocabulary - 1}", _shown(item))
+                raise self._wrong(path, f"tokens from 0 to {vocabulary - 1}", value_shown(item))
             tokens.append(token)
         return tuple(tokens)
 
-    def _at(self, path: str) -> Any:
+    def at(self, path: str) -> Any:
         """The value at a path, None where there is none or a null."""
         value = self._root
         for member in path.split("."):
@@ -161,12 +166,12 @@ class _Reader:
             value = value.get(member)
         return value
 
+    def _wrong(self, path: str, expected: str, got: str) -> SettingsError:
+        return SettingsError(f"{self._name}: {path}: expected {expected}, got {got}")
 
-def _wrong(path: str, expected: str, got: str) -> SettingsError:
-    return SettingsError(f"{GENAI_CONFIG}: {path}: expected {expected}, got {got}")
 
-
-def _integer(value: Any) -> int | None:
+def integer(value: Any) -> int | None:
+    """The integer of 64 bits that a value is; None where it is none."""
     if not isinstance(value, _Number) or not _INTEGER.fullmatch(value):
         return None
     number = int(value)
@@ -177,7 +182,8 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
 
-def _shown(value: Any) -> str:
+def value_shown(value: Any) -> str:
+    """A value in a message."""
     match value:
         case None:
             return "nothing"

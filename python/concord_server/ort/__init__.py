@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from concord_server.ort import device
 from concord_server.ort.decoder import OrtDecoder, processors
-from concord_server.ort.genai import GenAI, GenAITokenizer, genai_library, open_genai, tokenizer_folder
+from concord_server.ort.genai import (
+    GenAI,
+    GenAITokenizer,
+    UnwrittenError,
+    genai_library,
+    open_genai,
+    tokenizer_folder,
+)
 from concord_server.ort.generator import Generators
 from concord_server.ort.library import check_library, library
 from concord_server.ort.session import OrtSession, Runtime, api
@@ -18,6 +25,7 @@ __all__ = [
     "OrtDecoder",
     "OrtSession",
     "Runtime",
+    "UnwrittenError",
     "check_device",
     "check_library",
     "genai_library",

@@ -54,9 +54,7 @@ class OrtDecoder:
         self.context = settings.fit(sizes.slots, sizes.bytes, number_bytes)
         if not self.context:
             least = settings.cache_bytes(number_bytes) * sizes.slots
-            raise SessionError(
-                f"the keys and values of one token in {sizes.slots} slots take {least} bytes, more than {sizes.bytes}"
-            )
+            raise SessionError(f"expected memory for one token in each of {sizes.slots} slots, {least} bytes, got less")
         self.vocabulary = settings.vocabulary
         self.end_tokens = settings.end_tokens
         self.cache_bytes = settings.cache_bytes(number_bytes) * self.context * sizes.slots
@@ -128,8 +126,10 @@ class OrtDecoder:
                 raise SessionError(f"expected a slot from {before + 1} to {self.slots - 1}, got {slot}")
             if count == 0 or (joint and count > 1):
                 raise SessionError(f"slot {slot}: expected one token, got {count}")
-            if position < 0 or position + count > self.context:
-                raise SessionError(f"slot {slot}: expected at most {self.context} tokens, got {count} at {position}")
+            if position < 0:
+                raise SessionError(f"slot {slot}: expected a position from 0, got {position}")
+            if position + count > self.context:
+                raise SessionError(f"slot {slot}: expected at most {self.context} tokens, got {position + count}")
             if min(tokens) < 0 or max(tokens) >= self.vocabulary:
                 bad = next(token for token in tokens if not 0 <= token < self.vocabulary)
                 raise SessionError(f"slot {slot}: expected tokens from 0 to {self.vocabulary - 1}, got {bad}")

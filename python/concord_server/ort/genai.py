@@ -24,15 +24,13 @@ from concord_server.generate import GENAI_CONFIG, TokenizerError
 from concord_server.model import SessionError
 from concord_server.ort.session import api
 
-__all__ = ["GenAI", "GenAITokenizer", "genai_library", "open_genai", "tokenizer_folder"]
+__all__ = ["GenAI", "GenAITokenizer", "UnwrittenError", "genai_library", "open_genai", "tokenizer_folder"]
 
 _LIBRARY = "libonnxruntime-genai.so"
 
 # The tokenizer wants a configuration beside its files, of which it needs this alone. The package's own could make the
 # library load providers and other files.
-_CONFIG = (
-    b'{"model":{"type":"llama","vocab_size":1,"context_length":1,"eos_token_id":0,"bos_token_id":0,"pad_token_id":0}}'
-)
+_CONFIG = b'{"model":{"context_length":1}}'
 _NEEDED = ("tokenizer.json", "tokenizer_config.json")
 
 # Whether an escape stands for NUL depends on how many backslashes are before it.
@@ -157,11 +155,18 @@ class GenAI:
             raise SessionError(str(error)) from None
 
 
+class UnwrittenError(SessionError):
+    """A tokenizer's files cannot be written, which is no fault of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__("the tokenizer's files cannot be written")
+
+
 @contextlib.contextmanager
 def tokenizer_folder(files: Mapping[str, bytes]) -> Iterator[str]:
     """A folder with what a tokenizer is made of, which nobody else can read, and which is gone afterwards.
 
-    Raises SessionError where a file is missing, or the folder cannot be written.
+    Raises UnwrittenError, or SessionError where a file is missing.
     """
     for name in _NEEDED:
         if not files.get(name):
@@ -172,7 +177,7 @@ def tokenizer_folder(files: Mapping[str, bytes]) -> Iterator[str]:
             for name, data in {**files, GENAI_CONFIG: _CONFIG}.items():
                 Path(folder, name).write_bytes(data)
         except OSError:
-            raise SessionError("the tokenizer's files cannot be written") from None
+            raise UnwrittenError from None
         yield folder
 
 

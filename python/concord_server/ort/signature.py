@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from concord_server.fault import quote
 from concord_server.generate.settings import Settings, layer_name
 from concord_server.model import Call, Session, SessionError
-from concord_server.tensor import DType, Spec, Tensor, dtype_name
+from concord_server.tensor import DType, Spec, Tensor, dtype_name, shape_text
 
 __all__ = ["Signature", "probe", "signature"]
 
@@ -34,26 +34,31 @@ class Signature:
 def signature(settings: Settings, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> Signature:
     """Raises SessionError where the graph is not what the settings say. Outputs of other names are left alone."""
     given, made = _Side("input", inputs), _Side("output", outputs)
-    given.find(settings.input_ids, _IDS, (-1, -1))
-    given.find(settings.attention_mask, _IDS, (-1, -1))
+    given.match(settings.input_ids, _IDS, (-1, -1))
+    given.match(settings.attention_mask, _IDS, (-1, -1))
     positions = settings.position_ids in given.specs
     if positions:
-        given.find(settings.position_ids, _IDS, (-1, -1))
+        given.match(settings.position_ids, _IDS, (-1, -1))
     shape = (-1, settings.heads, -1, settings.head_size)
     cache: Sequence[DType] = _FLOATS
-    for layer in range(settings.layers):
-        for past, present in (
-            (settings.past_key, settings.present_key),
-            (settings.past_value, settings.present_value),
-        ):
-            # All are of the first one's type.
-            cache = (given.find(layer_name(past, layer), cache, shape).dtype,)
-            made.find(layer_name(present, layer), cache, shape)
-    logits = made.find(settings.logits, _FLOATS, (-1, -1, settings.vocabulary))
+    for name in layer_names(settings, settings.past_key, settings.past_value):
+        cache = (given.match(name, cache, shape).dtype,)  # all are of the first one's type
+    for name in layer_names(settings, settings.present_key, settings.present_value):
+        made.match(name, cache, shape)
     for name in given.specs:
         if name not in given.seen:
-            raise SessionError(f"input {quote(name)} is none that text generation gives")
+            raise SessionError(f"input {quote(name)}: expected none of this name")
+    logits = made.match(settings.logits, _FLOATS, (-1, -1, settings.vocabulary))
+    if given.twice or made.twice:
+        raise SessionError("expected an input and an output for each name, got names that are equal")
     return Signature(cache[0], logits.dtype, positions)
+
+
+def layer_names(settings: Settings, *patterns: str) -> Iterator[str]:
+    """The names of each layer's inputs or outputs, layer by layer."""
+    for layer in range(settings.layers):
+        for pattern in patterns:
+            yield layer_name(pattern, layer)
 
 
 def probe(settings: Settings, found: Signature, session: Session) -> bool:
@@ -72,24 +77,18 @@ def probe(settings: Settings, found: Signature, session: Session) -> bool:
     empty = Tensor(found.cache, np.zeros(cache, found.cache.storage))
     inputs = [given.get(spec.name, empty) for spec in session.inputs]
     outputs = session.run(inputs, range(len(session.outputs)), Call())
-    present = {
-        layer_name(name, layer)
-        for layer in range(settings.layers)
-        for name in (settings.present_key, settings.present_value)
-    }
+    present = set(layer_names(settings, settings.present_key, settings.present_value))
     last_only = False
-    expected: tuple[int, ...]
     for spec, output in zip(session.outputs, outputs, strict=True):
         got = output.array.shape
         if spec.name == settings.logits:
             last_only = len(got) == 3 and got[1] == 1
             expected = (1, 1 if last_only else count, settings.vocabulary)
-        elif spec.name in present:
-            expected = cache
-        else:
-            continue
-        if got != expected:
-            raise SessionError(f"output {quote(spec.name)}: expected {_lengths(expected)}, got {_lengths(got)}")
+            if got != expected:
+                text = f"expected {shape_text(expected)}, got {shape_text(got)}"
+                raise SessionError(f"logits of {count} tokens: {text}")
+        elif spec.name in present and got != cache:
+            raise SessionError(f"output {quote(spec.name)}: expected {shape_text(cache)}, got {shape_text(got)}")
     return last_only
 
 
@@ -100,29 +99,26 @@ class _Side:
         self._what = what
         self.specs = {spec.name: spec for spec in specs}
         self.seen: set[str] = set()
+        self.twice = False
+        """Whether a name was asked for twice."""
 
-    def find(self, name: str, dtypes: Sequence[DType], shape: Sequence[int]) -> Spec:
-        """The tensor of a name. What the graph leaves open fits; the logits' tokens may be the last one alone."""
-        spec = self.specs.get(name)
-        if spec is None:
-            raise SessionError(f"expected an {self._what} {quote(name)}, got none")
-        if name in self.seen:
-            raise SessionError(f"{self._what} {quote(name)}: expected one use of it, got two")
+    def match(self, name: str, dtypes: Sequence[DType], shape: Sequence[int]) -> Spec:
+        """The tensor of a name. Its open lengths must be open, the others may be.
+
+        The second of the logits' is 1 where they come for the last token alone.
+        """
+        self.twice = self.twice or name in self.seen
         self.seen.add(name)
-        if spec.dtype not in dtypes or not (spec.unranked or _fits(spec.shape, shape)):
-            types = " or ".join(dtype_name(dtype) for dtype in dtypes)
-            got = f"{dtype_name(spec.dtype)} {_lengths(spec.shape)}"
-            raise SessionError(f"{self._what} {quote(name)}: expected {types} {_lengths(shape)}, got {got}")
-        return spec
+        spec = self.specs.get(name)
+        if spec is not None and spec.dtype in dtypes and not spec.unranked and _fits(spec.shape, shape):
+            return spec
+        either = " or ".join(dtype_name(dtype) for dtype in dtypes)
+        got = spec.describe() if spec else "nothing"
+        raise SessionError(f"{self._what} {quote(name)}: expected {either} {shape_text(shape)}, got {got}")
 
 
-def _fits(shape: Sequence[int], given: Sequence[int]) -> bool:
-    return len(shape) == len(given) and all(
-        length in (-1, wanted) or (len(given) == 3 and axis == 1 and length == 1)
-        for axis, (length, wanted) in enumerate(zip(shape, given, strict=True))
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(
+        length in (-1, least) or (len(wanted) == 3 and axis == 1 and length == 1)
+        for axis, (length, least) in enumerate(zip(shape, wanted, strict=True))
     )
-
-
-def _lengths(shape: Sequence[int]) -> str:
-    """A shape in a message, with a question mark where it is open."""
-    return "[" + ",".join("?" if length < 0 else str(length) for length in shape) + "]"
