@@ -13,7 +13,7 @@ Names are those of onnxruntime-genai's own model builder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -37,7 +37,8 @@ class Layout:
     last_logits_only: bool = True
     """Whether logits are those after each row's last token, or those after each token: [rows, length, vocabulary]."""
     position_ids: bool = False
-    """Whether positions are an input, [rows, length]; else they follow from the mask."""
+    """Whether positions are an input, [rows, length], for operators of their own that rotate queries and keys; else
+    they follow from the mask, and the attention rotates."""
 
 
 class _Graph:
@@ -120,9 +121,7 @@ def write_graph(
     value, lookup = _embedded(made)
     residual: str | None = None
     for layer in range(llama.layers):
-        value, residual = _layer(
-            made, layer, value, residual, [*lengths, *(["position_ids"] if layout.position_ids else [])]
-        )
+        value, residual = _layer(made, layer, value, residual, lengths, position_ids=layout.position_ids)
     value, _ = made.norm("norm", value, residual, weights.read("norm"))
     _logits(made, value, lookup, last_only=layout.last_logits_only)
 
@@ -148,10 +147,20 @@ def write_graph(
     return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="concord-export")
 
 
-def _lengths(made: _Graph) -> list[str]:
-    """What every layer's attention is told: how long each row is, and the rotation."""
+class _Lengths(NamedTuple):
+    """What every layer's attention is told: the names of how long each row is, and of the rotation."""
+
+    last: str
+    """[rows]: the index of each row's last token."""
+    total: str
+    """How long the mask is."""
+    cosines: str
+    sines: str
+
+
+def _lengths(made: _Graph) -> _Lengths:
     axis = made.constant("axis", np.array([1]))
-    tokens = made.node("ReduceSum", "tokens", "attention_mask", axis, keepdims=1)
+    tokens = made.node("ReduceSum", "tokens", "attention_mask", axis, keepdims=0)
     last = made.node("Cast", "last", made.node("Sub", "last/wide", tokens, axis), to=TensorProto.INT32)
     shape = made.node("Shape", "total/shape", "attention_mask")
     whole = made.node("Gather", "total/wide", shape, made.constant("second", np.array(1)), axis=0)
@@ -159,7 +168,7 @@ def _lengths(made: _Graph) -> list[str]:
     angles = np.outer(np.arange(made.llama.context, dtype=np.float64), made.llama.frequencies)
     cosines = made.constant("cosines", np.cos(angles).astype(np.float32))
     sines = made.constant("sines", np.sin(angles).astype(np.float32))
-    return [last, total, cosines, sines]
+    return _Lengths(last, total, cosines, sines)
 
 
 def _embedded(made: _Graph) -> tuple[str, tuple[str, ...]]:
@@ -187,29 +196,43 @@ def _embedded(made: _Graph) -> tuple[str, tuple[str, ...]]:
     return made.node("Reshape", "embedding", blocks, merged), (levels,)
 
 
-def _layer(made: _Graph, layer: int, value: str, residual: str | None, shared: list[str]) -> tuple[str, str]:
+def _layer(
+    made: _Graph, layer: int, value: str, residual: str | None, lengths: _Lengths, *, position_ids: bool
+) -> tuple[str, str]:
     llama, at = made.llama, f"layers.{layer}"
 
     def weight(part: str) -> Floats:
         return made.weights.read(f"{at}.{part}")
 
     normed, total = made.norm(f"{at}/attention_norm", value, residual, weight("attention_norm"))
-    # Queries, keys and values side by side: one product instead of three.
-    joined = np.concatenate([weight(part) for part in ("q", "k", "v")])
-    bias = np.concatenate([weight(f"{part}_bias") for part in ("q", "k", "v")]) if llama.biased else None
-    states = made.linear(f"{at}/qkv", normed, joined, bias)
+    if position_ids:
+        states = []
+        for part in ("q", "k", "v"):
+            bias = weight(f"{part}_bias") if llama.biased else None
+            state = made.linear(f"{at}/{part}", normed, weight(part), bias)
+            if part != "v":
+                turned = ("position_ids", lengths.cosines, lengths.sines)
+                state = made.node("RotaryEmbedding", f"{at}/{part}/turned", state, *turned, domain=_CONTRIB)
+            states.append(state)
+        rotation: list[str] = []
+    else:
+        # Queries, keys and values side by side: one product instead of three.
+        joined = np.concatenate([weight(part) for part in ("q", "k", "v")])
+        bias = np.concatenate([weight(f"{part}_bias") for part in ("q", "k", "v")]) if llama.biased else None
+        states = [made.linear(f"{at}/qkv", normed, joined, bias), "", ""]
+        rotation = [lengths.cosines, lengths.sines]
     caches = [f"{PAST}.{layer}.key", f"{PAST}.{layer}.value"]
     made.nodes.append(
         helper.make_node(
             "GroupQueryAttention",
-            [states, "", "", *caches, *shared],
+            [*states, *caches, lengths.last, lengths.total, *rotation],
             [f"{at}/attention", f"{PRESENT}.{layer}.key", f"{PRESENT}.{layer}.value"],
             name=f"{at}/attention",
             domain=_CONTRIB,
             num_heads=llama.heads,
             kv_num_heads=llama.kv_heads,
             scale=float(llama.head_size) ** -0.5,
-            do_rotary=1,
+            do_rotary=0 if position_ids else 1,
             rotary_interleaved=0,
             local_window_size=-1,
         )

@@ -14,26 +14,28 @@ __all__ = ["DATA_FILE", "Constants"]
 
 DATA_FILE = "model.onnx.data"
 
-_SMALL_BYTES = 1 << 10
 # Pages: ONNX Runtime may then map them as they are.
 _ALIGNMENT = 1 << 12
 
 
 class Constants:
-    """A graph's constants. With a stream, those of a kibibyte or more are written there at once and not kept."""
+    """A graph's constants. With a stream, those of `least_bytes` or more are written there at once and not kept."""
 
-    def __init__(self, stream: BinaryIO | None) -> None:
+    def __init__(self, stream: BinaryIO | None, *, least_bytes: int = 1 << 10) -> None:
         self._stream = stream
+        self._least_bytes = least_bytes
         self._end = 0
         self.tensors: list[onnx.TensorProto] = []
 
     def add(self, name: str, value: npt.NDArray[Any]) -> str:
         """Adds one; its name again. Raises OSError where the stream takes no more."""
         array = np.ascontiguousarray(value)
-        if self._stream is None or array.nbytes < _SMALL_BYTES:
+        if self._stream is None or array.nbytes < self._least_bytes:
             self.tensors.append(numpy_helper.from_array(array, name))
             return name
-        start = -(-self._end // _ALIGNMENT) * _ALIGNMENT
+        # Small ones lie side by side.
+        alignment = _ALIGNMENT if array.nbytes >= _ALIGNMENT else array.itemsize
+        start = -(-self._end // alignment) * alignment
         self._stream.write(b"\0" * (start - self._end))
         self._stream.write(array.data)
         self._end = start + array.nbytes
