@@ -6,6 +6,8 @@
     with Client("127.0.0.1:50051") as client:
         answer = client.predict("breast-cancer", {"mean radius": 17.99, ...})
         print(answer.label, answer.predictions)
+        for token in client.stream("smollm2", "What is the capital of France?"):
+            print(token, end="", flush=True)
 
 A failed call is a ConcordError: `help(concord_client._errors)` draws the tree.
 """
@@ -13,7 +15,7 @@ A failed call is a ConcordError: `help(concord_client._errors)` draws the tree.
 from __future__ import annotations
 
 from concord_client._aio import AsyncClient
-from concord_client._answers import Answer, Feature, Health, Model, ModelVersion, Output, Prediction, Timing
+from concord_client._answers import Answer, Feature, Health, Model, ModelVersion, Output, Prediction, Timing, Usage
 from concord_client._channel import MAX_MESSAGE_BYTES
 from concord_client._client import Client
 from concord_client._conversation import InferenceConfig
@@ -32,12 +34,14 @@ from concord_client._errors import (
     UnimplementedError,
     Violation,
 )
+from concord_client._stream import AsyncTokenStream, Finish, Prompt, Token, TokenStream
 from concord_client._values import Features, FeatureValue, Value
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "Answer",
     "AsyncClient",
+    "AsyncTokenStream",
     "CallCancelledError",
     "Client",
     "ConcordError",
@@ -46,6 +50,7 @@ __all__ = [
     "Feature",
     "FeatureValue",
     "Features",
+    "Finish",
     "Health",
     "InferenceConfig",
     "InternalError",
@@ -56,11 +61,15 @@ __all__ = [
     "Output",
     "PermissionDeniedError",
     "Prediction",
+    "Prompt",
     "ResourceExhaustedError",
     "Timing",
+    "Token",
+    "TokenStream",
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
+    "Usage",
     "Value",
     "Violation",
 ]

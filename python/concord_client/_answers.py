@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from concord_proto.inference.v1 import inference_service_pb2, model_pb2
+from concord_proto.inference.v1 import inference_service_pb2, model_pb2, timing_pb2
 
 from concord_client._errors import ConcordError, error_from_status
 from concord_client._values import read_value
@@ -34,7 +34,20 @@ class Timing:
     compute_ms: float
     """The execution that held this request; requests executed together each report all of it."""
     batch_rows: int
-    """Rows in that execution."""
+    """Rows in that execution; for a text the most texts that were made together."""
+    time_to_first_token_ms: float = 0.0
+    """For a text: from the request's arrival to its first token."""
+    tokens_per_second: float = 0.0
+    """For a text: tokens after the first, by the seconds that they took."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a text."""
+
+    prompt_tokens: int
+    """The chat template's included."""
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +69,20 @@ class Answer:
     seed: int
     """The seed of a sampled generation, else 0."""
     proto: inference_service_pb2.PredictResponse = field(repr=False, compare=False)
+    finish_reason: str = ""
+    """Of a text: STOP, LENGTH or STOP_SEQUENCE; else empty."""
+    usage: Usage | None = None
+    """Of a text, else None."""
 
     @property
     def label(self) -> Any:
         """The output named "label", where classifiers put the class; None where the model has no such output."""
         return self.outputs.get("label")
+
+    @property
+    def text(self) -> Any:
+        """The output named "text", where generators put what they wrote; None where the model has no such output."""
+        return self.outputs.get("text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +168,26 @@ def answer(model_id: str, proto: inference_service_pb2.PredictResponse) -> Answe
         predictions=dict(sorted(proto.predictions.items())),
         outputs={name: read_value(value) for name, value in sorted(proto.outputs.items())},
         latency_ms=proto.latency_ms,
-        timing=Timing(proto.timing.queue_ms, proto.timing.compute_ms, proto.timing.batch_rows),
+        timing=timing(proto.timing),
         seed=proto.seed,
         proto=proto,
+        finish_reason=finish_reason(proto.finish_reason),
+        usage=usage(proto.usage) if proto.HasField("usage") else None,
     )
+
+
+def timing(proto: timing_pb2.Timing) -> Timing:
+    return Timing(
+        proto.queue_ms, proto.compute_ms, proto.batch_rows, proto.time_to_first_token_ms, proto.tokens_per_second
+    )
+
+
+def usage(proto: inference_service_pb2.Usage) -> Usage:
+    return Usage(proto.prompt_tokens, proto.completion_tokens)
+
+
+def finish_reason(number: int) -> str:
+    return _short(inference_service_pb2.FinishReason, "FINISH_REASON_", number) if number else ""
 
 
 def health(proto: inference_service_pb2.HealthCheckResponse) -> Health:

@@ -13,6 +13,7 @@ from concord_client._answers import Answer, Health, Model
 from concord_client._base import BaseClient, Default, batch_rows
 from concord_client._conversation import InferenceConfig, Row, Steps, methods
 from concord_client._errors import ConcordError, cancelled_here, error_from_call
+from concord_client._stream import Prompt, TokenStream, stream_request
 from concord_client._values import Features
 
 T = TypeVar("T")
@@ -91,6 +92,67 @@ class Client(BaseClient):
         """
         steps = self._conversation.predict_batch(model_id, batch_rows(rows, request_ids, version, config))
         return self._run(steps, timeout)
+
+    def stream(
+        self,
+        model_id: str,
+        prompt: Prompt,
+        *,
+        system: str = "",
+        raw: bool = False,
+        max_tokens: int = 0,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        seed: int | None = None,
+        stop: Iterable[str] = (),
+        version: str = "",
+        request_id: str = "",
+        timeout: float | Default | None = Default.TIMEOUT,
+    ) -> TokenStream:
+        """Asks a text generator, and gives its tokens one by one as they come.
+
+            for token in client.stream("smollm2", "What is the capital of France?"):
+                print(token, end="", flush=True)
+
+        Leaving the loop ends the text on the server too; so does cancel(). Afterwards `finish` says why it ended, with
+        counts, times and the seed, and `text` is all of it.
+
+        Args:
+            model_id: which model.
+            prompt: what the user says, or a conversation: messages with "role" and "content".
+            system: a system message to begin with.
+            raw: the prompt is the very text that is continued, without the model's chat template.
+            max_tokens: most tokens; 0 is the server's default.
+            temperature: 0 is greedy, always the likeliest token; 1 takes the model's own probabilities.
+            top_k: only so many of the likeliest tokens; 0 is no limit.
+            top_p: only the likeliest tokens that together have this probability; 0 is no limit.
+            seed: the same seed gives the same tokens; None derives it from request_id, or draws one.
+            stop: texts before which the text ends.
+            version: as for predict.
+            request_id: as for predict.
+            timeout: seconds for the whole text, instead of the client's; None is without end.
+
+        Raises:
+            ConcordError: while the tokens are gone over; those before it have come.
+        """
+        request = stream_request(
+            model_id,
+            prompt,
+            system=system,
+            raw=raw,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop=stop,
+            version=version,
+            request_id=request_id,
+        )
+        deadline = self._deadline(timeout)
+        method = self._methods["StreamPredict"]
+        return TokenStream(method(request, timeout=deadline.left(), metadata=self._settings.metadata()))
 
     def models(self, *, timeout: float | Default | None = Default.TIMEOUT) -> list[Model]:
         """All models of the server, by id, those that failed to load too."""

@@ -49,6 +49,7 @@ def methods(channel: Any) -> dict[str, Any]:
     return {
         "Predict": inference.Predict,
         "BatchPredict": inference.BatchPredict,
+        "StreamPredict": inference.StreamPredict,
         "Check": inference.Check,
         "ListModels": catalog.ListModels,
         "GetModel": catalog.GetModel,

@@ -26,6 +26,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 PredictRequest = inference_service_pb2.PredictRequest
 PredictResponse = inference_service_pb2.PredictResponse
+PredictToken = inference_service_pb2.PredictToken
 HealthCheckResponse = inference_service_pb2.HealthCheckResponse
 LIMIT = 20.0  # seconds that a test waits for what should happen at once
 
@@ -60,6 +61,7 @@ class FakeServer:
     predict: Callable[[PredictRequest, grpc.ServicerContext], PredictResponse] = lambda request, _: PredictResponse(
         request_id=request.request_id, model_version="1"
     )
+    stream: Callable[[PredictRequest, grpc.ServicerContext], Iterator[PredictToken]] | None = None
     batch: Callable[[Any], Any] | None = None
     catalog_failure: StatusError | None = None
     page_size: int = 2
@@ -126,7 +128,13 @@ class _Services(
             self._fail(failure, context)
 
     def StreamPredict(self, request: PredictRequest, context: grpc.ServicerContext) -> Any:
-        self._fail(FakeServer.failure(grpc.StatusCode.UNIMPLEMENTED), context)
+        self._note("StreamPredict", request, context)
+        try:
+            if self.fake.stream is None:
+                raise FakeServer.failure(grpc.StatusCode.UNIMPLEMENTED)
+            yield from self.fake.stream(request, context)
+        except StatusError as failure:
+            self._fail(failure, context)
 
     def BatchPredict(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._note("BatchPredict", request, context)
