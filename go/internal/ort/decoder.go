@@ -359,6 +359,10 @@ func (d *decoder) run(list []*binding, index, first, batch, tokens, total int) e
 		b.batch = 0 // nothing is known of what is bound
 		return err
 	}
+	return d.execute(b)
+}
+
+func (d *decoder) execute(b *binding) error {
 	return failure(C.concord_binding_run(&d.session.c, d.options, b.c))
 }
 
