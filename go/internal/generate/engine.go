@@ -46,6 +46,7 @@ type Engine struct {
 	mu         sync.Mutex
 	maxWaiting int
 	waiting    []*active
+	came       int64 // generations so far
 	closing    bool
 	slotTime   float64 // seconds that a generation keeps its slot: a running mean; 0 where none has ended yet
 
@@ -63,9 +64,9 @@ type Engine struct {
 // active is a generation as the engine sees it.
 type active struct {
 	*Generation
+	seat
 	arrived time.Time
-	prompt  []int32 // freed once it is in the cache
-	length  int     // of the prompt
+	ahead   []int32 // tokens of the prompt that the cache does not have yet
 	limit   int     // most tokens that it may have
 	sampler *sampler
 	stops   *stops
@@ -78,7 +79,6 @@ type active struct {
 	// The loop's alone.
 	slot   int
 	text   TextStream
-	cached int   // tokens in its slot's cache
 	next   int32 // the token that the cache does not have yet; after the prompt
 	tokens int   // generated
 	last   time.Time
@@ -178,6 +178,8 @@ func (e *Engine) Generate(ctx context.Context, request Request) (*Generation, *f
 		e.mu.Unlock()
 		return nil, f
 	}
+	e.came++
+	a.order = e.came
 	e.waiting = append(e.waiting, a)
 	e.options.Watcher.Waiting(1)
 	e.mu.Unlock()
@@ -207,7 +209,7 @@ func (e *Engine) prepare(request Request) (*active, *fault.Fault) {
 		limit = defaultTokens
 	}
 	return &active{
-		arrived: request.Arrived, prompt: tokens, length: len(tokens), limit: min(limit, e.Context()-len(tokens)),
+		seat: seat{prompt: len(tokens)}, arrived: request.Arrived, ahead: tokens, limit: min(limit, e.Context()-len(tokens)),
 		sampler: newSampler(NewSampling(request.Config, request.ID)), stops: newStops(request.Config.GetStop()),
 	}, nil
 }

@@ -26,73 +26,51 @@ func (e *Engine) loop() {
 			}
 			return
 		}
-		e.settle()
-		if !e.busy() {
+		e.drop()
+		r := e.arrange()
+		if r.slot < 0 && len(r.decode) == 0 {
 			<-e.wake
 			continue
 		}
-		e.round()
+		e.round(r)
 	}
 }
 
-func (e *Engine) busy() bool {
-	for _, a := range e.slots {
-		if a != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// settle frees the slots of those who are gone, lets others into free slots in the order in which they came, and moves the last ones into holes.
-func (e *Engine) settle() {
-	for _, a := range e.slots {
-		if a != nil && (e.isGone(a)) {
-			e.free(a, nil)
-		}
-	}
+// arrange plans a round, lets those join who wait, and moves the last ones into holes.
+func (e *Engine) arrange() round {
+	seats, waiting := make([]*seat, len(e.slots)), make([]*seat, 0, len(e.slots))
 	e.mu.Lock()
-	var came []*active
-	for slot := range e.slots {
-		if len(e.waiting) == 0 {
-			break
+	for slot, a := range e.slots {
+		if a != nil {
+			seats[slot] = &a.seat
 		}
-		if e.slots[slot] != nil {
-			continue
-		}
-		a := e.waiting[0]
-		e.waiting[0] = nil
-		e.waiting = e.waiting[1:]
-		e.slots[slot] = a
-		a.slot = slot
-		came = append(came, a)
+	}
+	for _, a := range e.waiting[:min(len(e.waiting), len(e.slots))] {
+		waiting = append(waiting, &a.seat)
+	}
+	r := plan(seats, waiting, &e.pace, e.options.Chunk)
+	joined := e.waiting[:len(r.join):len(r.join)]
+	e.waiting = e.waiting[len(r.join):]
+	for i, slot := range r.join {
+		e.slots[slot], joined[i].slot = joined[i], slot
 	}
 	e.mu.Unlock()
-	for _, a := range came {
+	for _, a := range joined {
 		now := time.Now()
 		a.ending.Began, a.ending.Queue = now, now.Sub(a.since)
 		e.options.Watcher.Waiting(-1)
 		e.options.Watcher.Running(1)
 		e.options.Watcher.Began(a.ending.Queue)
 	}
-	last := len(e.slots) - 1
-	for hole := range e.slots {
-		for last >= 0 && e.slots[last] == nil {
-			last--
-		}
-		if hole >= last {
-			break
-		}
-		if e.slots[hole] != nil {
-			continue
-		}
-		a := e.slots[last]
-		e.decoder.Move(last, hole, a.cached)
+	for _, m := range r.moves {
+		e.decoder.Move(m.from, m.to, m.tokens)
 		e.mu.Lock()
-		e.slots[last], e.slots[hole] = nil, a
+		a := e.slots[m.from]
+		e.slots[m.from], e.slots[m.to] = nil, a
 		e.mu.Unlock()
-		a.slot = hole
+		a.slot = m.to
 	}
+	return r
 }
 
 // drop frees the slots of those who are gone.
@@ -128,7 +106,7 @@ func (e *Engine) free(a *active, f *fault.Fault) {
 		ending.Err = ending.Err.At(e.options.ModelID, e.options.Version)
 	}
 	a.give(a.stops.rest()) // no stop text will come of it any more
-	ending.PromptTokens, ending.Tokens, ending.Seed = a.length, a.tokens, a.sampler.Seed
+	ending.PromptTokens, ending.Tokens, ending.Seed = a.prompt, a.tokens, a.sampler.Seed
 	if a.tokens > 1 {
 		if seconds := a.last.Sub(ending.Decoding).Seconds(); seconds > 0 {
 			ending.Rate = float64(a.tokens-1) / seconds
@@ -144,7 +122,7 @@ func (e *Engine) free(a *active, f *fault.Fault) {
 	e.mu.Unlock()
 	e.options.Watcher.Running(-1)
 	e.options.Watcher.Ended(ending.Compute)
-	a.prompt = nil
+	a.ahead = nil
 	a.end(ending)
 }
 
@@ -154,8 +132,8 @@ func (a *active) stop0() {
 	}
 }
 
-// round runs one chunk of the oldest prompt, then one step of all that decode. What goes wrong in it is never the whole server's.
-func (e *Engine) round() {
+// round runs a chunk of a prompt, then a step of all that decode. What goes wrong in it is never the whole server's.
+func (e *Engine) round(r round) {
 	defer func() {
 		if p := recover(); p != nil {
 			f := fault.InternalError(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
@@ -166,52 +144,46 @@ func (e *Engine) round() {
 			}
 		}
 	}()
-	if e.prefill() {
+	if r.slot >= 0 {
+		e.prefill(e.slots[r.slot], r.tokens, e.decoding())
 		e.drop() // a slot is free within one run
 	}
-	e.decode()
+	e.decode(r.decode)
 }
 
-// prefill puts the next tokens of the oldest unfinished prompt into its slot; false is that there is none.
-func (e *Engine) prefill() bool {
-	var oldest *active
-	decoding := 0
+// decoding tells whether the prompt of some generation is in the cache.
+func (e *Engine) decoding() bool {
 	for _, a := range e.slots {
-		switch {
-		case a == nil:
-		case a.cached >= a.length:
-			decoding++
-		case oldest == nil || a.since.Before(oldest.since):
-			oldest = a
+		if a != nil && a.cached >= a.prompt {
+			return true
 		}
 	}
-	if oldest == nil {
-		return false
-	}
-	a := oldest
-	n := e.pace.chunk(a.length-a.cached, e.options.Chunk, decoding > 0)
-	logits, took, err := e.run([]*active{a}, []Row{{Slot: a.slot, Position: a.cached, Tokens: a.prompt[a.cached : a.cached+n]}})
-	if err != nil {
-		e.failed(a, err)
-		return true
-	}
-	e.pace.prefilled(n, took, decoding > 0)
-	a.cached += n
-	if a.cached == a.length {
-		a.prompt = nil
-		e.sample(a, logits[0])
-	}
-	return true
+	return false
 }
 
-// decode gives each generation whose prompt is in the cache its next token.
-func (e *Engine) decode() {
-	var of []*active
-	var rows []Row
-	for _, a := range e.slots {
-		if a != nil && a.cached >= a.length {
+// prefill puts the next n tokens of a prompt into its slot; beside tells whether others decode.
+func (e *Engine) prefill(a *active, n int, beside bool) {
+	logits, took, err := e.run([]*active{a}, []Row{{Slot: a.slot, Position: a.cached, Tokens: a.ahead[:n]}})
+	if err != nil {
+		e.failed(a, err)
+		return
+	}
+	e.pace.prefilled(n, took, beside)
+	a.cached += n
+	a.ahead = a.ahead[n:]
+	if len(a.ahead) == 0 {
+		a.ahead = nil
+		e.sample(a, logits[0])
+	}
+}
+
+// decode gives those their next token who are still in these slots.
+func (e *Engine) decode(slots []int) {
+	of, rows := make([]*active, 0, len(slots)), make([]Row, 0, len(slots))
+	for _, slot := range slots {
+		if a := e.slots[slot]; a != nil && a.cached >= a.prompt {
 			of = append(of, a)
-			rows = append(rows, Row{Slot: a.slot, Position: a.cached, Tokens: []int32{a.next}})
+			rows = append(rows, Row{Slot: slot, Position: a.cached, Tokens: []int32{a.next}})
 		}
 	}
 	if len(of) == 0 {
