@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,8 @@ import pytest
 from concord_proto.inference.v1 import inference_service_pb2_grpc
 
 Spawn = Callable[..., Any]
+
+TOKEN_LM = Path(__file__).resolve().parents[3] / "conformance/fixtures/token-lm"
 
 
 @pytest.fixture
@@ -65,6 +68,23 @@ def test_all_answer_as_one(served: Any, kit: SimpleNamespace) -> None:
     assert served.popen.stdout.read() == ""  # the ready line was the only one
     messages = [line["msg"] for line in served.log()]
     assert messages.count("stopped") == 3
+
+
+def test_all_of_them_generate_text(spawn: Spawn, kit: SimpleNamespace, tmp_path: Path) -> None:
+    shutil.copytree(TOKEN_LM, tmp_path / "models/chat")
+    served = spawn(tmp_path / "models", "--processes", "2", "--max-kv-bytes", "1048576")
+    request = kit.request("chat", prompt="ab", raw=True)
+    request.config.max_tokens = 4
+    for _ in range(12):
+        with grpc.insecure_channel(served.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = inference_service_pb2_grpc.InferenceServiceStub(channel)
+            messages = list(stub.StreamPredict(request, timeout=kit.LIMIT, wait_for_ready=True))
+            assert "".join(message.token for message in messages) == "cdef"
+    # Both have a cache of their own.
+    for wanted, value in (("inference_tokens_total", 48), ("inference_kv_cache_bytes", 2 * 1048576)):
+        [line] = [line for line in status(served, "/metrics")[1].splitlines() if line.startswith(f"{wanted}{{")]
+        assert float(line.split()[-1]) == value
+    assert served.end() == 0
 
 
 def test_one_that_dies_is_replaced(served: Any, kit: SimpleNamespace) -> None:

@@ -253,6 +253,54 @@ def test_spans_continue_the_callers_trace(
     assert (line["request_id"], line["trace_id"], line["span_id"]) == ("r-1", TRACE, one.span_id.hex())
 
 
+TOKEN_LM = Path(__file__).resolve().parents[3] / "conformance/fixtures/token-lm"
+
+
+def test_what_is_told_of_a_text(kit: SimpleNamespace, tmp_path: Path, spawn: Spawn, receiver: Receiver) -> None:
+    shutil.copytree(TOKEN_LM, tmp_path / "models/chat")
+    server = spawn(tmp_path / "models", "--request-log-ppm", "1000000", "--max-kv-bytes", "1048576")
+    assert numbers(server, "inference_kv_cache_bytes")["chat", "1"] == 1048576  # before anybody asks for a text
+    asked = kit.request("chat", request_id="r-1", prompt="ab", raw=True)
+    asked.config.max_tokens = 3
+    with grpc.insecure_channel(server.target) as channel:
+        *tokens, _ = channel.unary_stream(f"/{INFERENCE}/StreamPredict")(asked.SerializeToString(), timeout=kit.LIMIT)
+        call(channel, f"/{INFERENCE}/Predict", asked)
+        batch = inference_service_pb2.BatchPredictRequest(requests=[asked, asked])
+        call(channel, f"/{INFERENCE}/BatchPredict", batch)
+        call(channel, f"/{INFERENCE}/Predict", kit.request("chat", prompt=""))
+    assert len(tokens) == 3
+    kit.wait_until(lambda: numbers(server, "inference_tokens_total")["chat", "1"] == 12, "the tokens")
+    assert numbers(server, "inference_time_to_first_token_seconds_count")["chat", "1"] == 4
+    assert numbers(server, "inference_generations") == {("chat", "running", "1"): 0, ("chat", "waiting", "1"): 0}
+    stages = numbers(server, "inference_stage_duration_seconds_count")
+    assert stages == {("chat", "compute", "1"): 4, ("chat", "queue", "1"): 4}
+    assert server.end() == 0
+    by_name: dict[str, list[Any]] = {}
+    for span in receiver.spans:
+        by_name.setdefault(span.name, []).append(span)
+    assert {name: len(spans) for name, spans in by_name.items() if "/" not in name} == {
+        "queue": 4,
+        "prefill": 4,
+        "decode": 4,
+    }
+    (stream,) = by_name[f"{INFERENCE}/StreamPredict"]
+    queue, prefill, decode = (
+        next(span for span in by_name[name] if span.parent_span_id == stream.span_id)
+        for name in ("queue", "prefill", "decode")
+    )
+    assert attributes(prefill) == {"prompt_tokens": 2}
+    assert attributes(decode) == {"tokens": 3, "batch_rows": 1}
+    times = (stream.start_time_unix_nano, queue.start_time_unix_nano, queue.end_time_unix_nano)
+    times += (prefill.end_time_unix_nano, decode.end_time_unix_nano, stream.end_time_unix_nano)
+    assert list(times) == sorted(times)
+    lines = [line for line in server.log() if line["msg"] == "request"]
+    for line in lines[:3]:
+        assert (line["model"], line["version"], line["code"]) == ("chat", "1", "OK")
+        assert line["duration_ms"] >= line["compute_ms"] > 0
+        assert line["batch_rows"] >= 1
+    assert (lines[3]["reason"], lines[3]["batch_rows"]) == ("PROMPT_INVALID", 0)
+
+
 def test_the_sampler_and_the_name_are_opentelemetrys(
     kit: SimpleNamespace, tmp_path: Path, spawn: Spawn, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
