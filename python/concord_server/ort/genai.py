@@ -134,7 +134,9 @@ class GenAI:
         """Raises the TokenizerError of a result."""
         message: bytes = self.call("OgaResultGetError", result) or b""
         self.call("OgaDestroyResult", result)
-        raise TokenizerError(message.decode("utf-8", "replace"))
+        # Further lines draw where in a template it happened.
+        text, _, _ = message.decode("utf-8", "replace").partition("\n")
+        raise TokenizerError(text)
 
     def make(self, name: str, *arguments: Any) -> int:
         """What a function gives through its last argument. Raises TokenizerError."""
