@@ -88,6 +88,10 @@ def configurations(places: Places) -> list[Configuration]:
     return made
 
 
+# Of grpc_echo.py.
+WAYS = ("aio", "asyncio", "aio-bytes", "sync", "sync-bytes")
+
+
 def floors(places: Places, model: str, levels: tuple[int, ...]) -> list[Configuration]:
     """The model without a server, and servers without the model."""
     file = places.files / model
@@ -118,11 +122,11 @@ def floors(places: Places, model: str, levels: tuple[int, ...]) -> list[Configur
         Configuration("echo-go", model, echo, levels=levels),
         Configuration("echo-go-hand-run", model, hand, levels=levels),
     ]
-    if model in ("m1", "m1x"):
-        aio = (sys.executable, str(PEERS / "grpc_echo.py"), f"{file}.json", "127.0.0.1:{port}")
-        made.append(
-            Configuration("echo-python-aio", model, aio, {"PYTHONPATH": str(places.python)}, levels=levels, folder=ROOT)
-        )
+    path = {"PYTHONPATH": str(places.python)}
+    for way in WAYS if model == "m1" else WAYS[:1] if model == "m1x" else ():
+        command = (sys.executable, str(PEERS / "grpc_echo.py"), f"{file}.json", "127.0.0.1:{port}", way)
+        at = levels if way == WAYS[0] else (64,)
+        made.append(Configuration(f"echo-python-{way}", model, command, path, levels=at, folder=ROOT))
     return made
 
 

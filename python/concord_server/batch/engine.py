@@ -96,6 +96,11 @@ class Engine:
         """Raises Fault QUEUE_FULL where a request would find no room: before it is worth reading."""
         self._queue(model).check_room()
 
+    def inline(self, model: Model) -> Queue | None:
+        """The queue of a version whose requests may run at once on the event loop; each must ask it for itself."""
+        queue = self._queue(model)
+        return queue if queue.choice.inline else None
+
     async def answer(self, model: Model, part: Part, wanted: Sequence[int], call: Call) -> Result:
         """Answers one part. Raises Fault."""
         queue = self._queue(model)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from concord_proto.inference.v1 import inference_service_pb2, model_pb2
 
 from concord_server.fault import from_violations
+from concord_server.feature.answer import Answer
 from concord_server.feature.decode import Row, Source, missing, unknown
 from concord_server.feature.encode import OutputSource, PredictionSource, encode
+from concord_server.feature.layout import Layouts
 from concord_server.tensor import DType, Spec, Tensor
 
 __all__ = ["MAX_ELEMENTS", "BindError", "Input", "Plan", "has_batch_axis", "type_of"]
@@ -46,6 +48,22 @@ class Plan:
     """Of the wanted outputs."""
     batch_axis: list[bool] = field(default_factory=list)
     """Of the wanted outputs: whether axis 0 counts rows."""
+    _layouts: Layouts | None = field(default=None, init=False, repr=False, compare=False)
+    _answer: Answer | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def layouts(self) -> Layouts:
+        """What requests look like on the wire, as far as that is known. The plan must be whole."""
+        if self._layouts is None:
+            self._layouts = Layouts(self)
+        return self._layouts
+
+    @property
+    def answer(self) -> Answer:
+        """How answers look on the wire. The plan must be whole."""
+        if self._answer is None:
+            self._answer = Answer(self)
+        return self._answer
 
     @property
     def public_features(self) -> list[model_pb2.Feature]:

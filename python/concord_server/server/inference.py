@@ -23,7 +23,7 @@ from concord_server.server.status import status_of
 from concord_server.telemetry import Record
 from concord_server.tensor import Tensor
 
-__all__ = ["Inference"]
+__all__ = ["Inference", "answer_of"]
 
 PredictRequest = inference_service_pb2.PredictRequest
 PredictResponse = inference_service_pb2.PredictResponse
@@ -245,11 +245,11 @@ class Inference:
             raise failure.at(model.model_id, model.version) from None
 
 
-def _answer(asked: _Asked, result: batch.Result, begin: float) -> PredictResponse:
-    model = asked.model
-    response = PredictResponse(request_id=asked.request_id, model_version=model.version)
+def answer_of(model: Model, plan: Plan, request_id: str, result: batch.Result, begin: float) -> PredictResponse:
+    """The answer of a request that ran and that began then. Raises Fault where the graph broke its word."""
+    response = PredictResponse(request_id=request_id, model_version=model.version)
     try:
-        asked.plan.encode(result.outputs, response)
+        plan.encode(result.outputs, response)
     except EncodeError as error:
         raise model.failed(str(error)) from error
     timing = response.timing
@@ -258,6 +258,10 @@ def _answer(asked: _Asked, result: batch.Result, begin: float) -> PredictRespons
     timing.batch_rows = result.rows
     response.latency_ms = (time.perf_counter() - begin) * 1e3
     return response
+
+
+def _answer(asked: _Asked, result: batch.Result, begin: float) -> PredictResponse:
+    return answer_of(asked.model, asked.plan, asked.request_id, result, begin)
 
 
 def _failed(request_id: str, failure: Fault, record: Record) -> BatchPredictResult:

@@ -21,6 +21,7 @@ from concord_server.server.guard import Guard, Received
 from concord_server.server.health import Health
 from concord_server.server.inference import Inference
 from concord_server.server.listener import Listener, Transport
+from concord_server.server.quick import Quick
 from concord_server.server.tensors import TensorInference
 from concord_server.telemetry import Calls
 
@@ -66,6 +67,7 @@ class Server(Listener):
         """The texts that are generated."""
         self._inference = Inference(repository, engine, self.generations, max_batch_requests)
         self._tensors = TensorInference(repository, engine, max_batch_requests, max_message_bytes)
+        self._quick = Quick(repository, engine, lambda: 0 if self._draining else self._max_request_seconds)
         methods = self._make_methods(self._inference, self._tensors, Catalog(repository, engine))
         services = (_INFERENCE, _TENSORS, _CATALOG)
         super().__init__(
@@ -128,6 +130,8 @@ class Server(Listener):
             (f"/{_CATALOG}/GetModel", model_catalog_service_pb2.GetModelRequest, self._direct(catalog.get_model)),
         ]
         methods = {name: guard.unary(name, request_type, behavior) for name, request_type, behavior in unary}
+        name = f"/{_INFERENCE}/Predict"
+        methods[name] = guard.unary(name, predict, self._running(inference.predict), self._quick)
         name = f"/{_INFERENCE}/StreamPredict"
         methods[name] = guard.streaming(name, predict, stream_predict)
         return methods
