@@ -57,7 +57,8 @@ func (e *Engine) arrange() round {
 	e.mu.Unlock()
 	for _, a := range joined {
 		now := time.Now()
-		a.ending.Began, a.ending.Queue = now, now.Sub(a.since)
+		a.ending.Began, a.ending.Queue, a.ending.PromptTokens = now, now.Sub(a.since), a.prompt
+		a.note(a.ending)
 		e.options.Watcher.Waiting(-1)
 		e.options.Watcher.Running(1)
 		e.options.Watcher.Began(a.ending.Queue)
@@ -106,7 +107,7 @@ func (e *Engine) free(a *active, f *fault.Fault) {
 		ending.Err = ending.Err.At(e.options.ModelID, e.options.Version)
 	}
 	a.give(a.stops.rest()) // no stop text will come of it any more
-	ending.PromptTokens, ending.Tokens, ending.Seed = a.prompt, a.tokens, a.sampler.Seed
+	ending.Tokens, ending.Seed = a.tokens, a.sampler.Seed
 	if a.tokens > 1 {
 		if seconds := a.last.Sub(ending.Decoding).Seconds(); seconds > 0 {
 			ending.Rate = float64(a.tokens-1) / seconds
@@ -261,7 +262,8 @@ func (e *Engine) sample(a *active, logits []float32) {
 	}
 	e.options.Watcher.Token()
 	a.tokens++
-	a.next, a.last = token, now
+	a.next, a.last, a.ending.Tokens = token, now, a.tokens
+	a.note(a.ending)
 	tokens, stopped := a.stops.add(Token{ID: token, Text: text})
 	a.give(tokens)
 	switch {

@@ -41,6 +41,7 @@ type Generation struct {
 	mu     sync.Mutex
 	tokens []Token // not yet read; never more than the context has
 	spare  []Token // what the reader has read
+	so     Ending  // what is known of the end before it has come
 	ending *Ending
 }
 
@@ -60,10 +61,11 @@ func (g *Generation) Next() ([]Token, *Ending) {
 		case <-g.signal:
 		case <-g.ctx.Done():
 			g.mu.Lock()
-			tokens, ending := g.tokens, g.ending
+			tokens, ending, so := g.tokens, g.ending, g.so
 			g.mu.Unlock()
 			if ending == nil {
-				ending = &Ending{Err: fault.Ended(g.ctx)}
+				ending = &so
+				ending.Err = fault.Ended(g.ctx)
 			}
 			return tokens, ending
 		}
@@ -90,6 +92,13 @@ func (g *Generation) give(tokens []Token) {
 	g.tokens = append(g.tokens, tokens...)
 	g.mu.Unlock()
 	g.tell()
+}
+
+// note keeps what is known of the end so far.
+func (g *Generation) note(so Ending) {
+	g.mu.Lock()
+	g.so = so
+	g.mu.Unlock()
 }
 
 func (g *Generation) end(ending *Ending) {
