@@ -5,6 +5,7 @@ program      the commands together, and completion scripts
 connection   the options that every command has, and the client made of them
 catalog      models, describe
 predict      predict: one row, or a file of them
+chat         chat: a conversation, token by token
 health       health
 rows         rows out of CSV and JSON
 value        a feature's value out of text

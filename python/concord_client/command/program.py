@@ -11,6 +11,7 @@ import click
 
 from concord_client.command import completion
 from concord_client.command.catalog import describe, models
+from concord_client.command.chat import chat
 from concord_client.command.connection import connection_options
 from concord_client.command.health import health
 from concord_client.command.predict import predict
@@ -50,5 +51,5 @@ def _completion(shell: str) -> None:
     click.echo(completion.script(program, shell), nl=False)
 
 
-for _command in (models, describe, predict, health):
+for _command in (models, describe, predict, chat, health):
     program.add_command(_command)

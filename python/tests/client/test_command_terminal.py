@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pty
 import re
@@ -17,8 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
-from concord_proto.inference.v1 import inference_service_pb2, model_pb2
+from concord_proto.inference.v1 import inference_service_pb2, model_pb2, timing_pb2
 
 if TYPE_CHECKING:
     from tests.client.conftest import FakeServer, Start
@@ -321,3 +323,118 @@ def test_completion_in_bash(fake: FakeServer, terminal: Make, tmp_path: Path) ->
     bash.until(r"rue $")
     bash.send("\x15concord health models/\t")
     bash.until(r"models/named $")
+
+
+# --- chat ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talker(start: Start) -> FakeServer:
+    """A server whose generator says how many messages there are and what the last one is; "forever" has no end."""
+    server = start()
+    made = inference_service_pb2.PredictToken
+    gone = threading.Event()
+
+    def stream(request: Any, context: Any) -> Any:
+        messages = json.loads(request.features["messages"].string_value)
+        said = messages[-1]["content"]
+        if said == "wrong":
+            raise server.failure(grpc.StatusCode.INTERNAL, "MODEL_EXECUTION_FAILED", "the model failed")
+        words = [str(len(messages)), " ", messages[0]["role"], ": ", said, "\x1b[31m\n"]
+        for index, word in enumerate(words):
+            yield made(token=word, token_id=1, token_index=index, model_version="1", request_id="r")
+        if said == "forever":
+            context.add_callback(gone.set)
+            gone.wait(LIMIT)
+            return
+        yield made(
+            is_final=True,
+            token_index=len(words),
+            model_version="1",
+            request_id="r",
+            seed=9,
+            finish_reason=inference_service_pb2.FINISH_REASON_LENGTH,
+            usage=inference_service_pb2.Usage(prompt_tokens=3, completion_tokens=len(words)),
+            timing=timing_pb2.Timing(batch_rows=1, time_to_first_token_ms=20, tokens_per_second=1234),
+        )
+
+    server.stream = stream
+    return server
+
+
+def test_chat_from_a_pipe_is_one_conversation(talker: FakeServer) -> None:
+    result = piped(talker, "chat", "m", "--system", "short", stdin="one\n\ntwo\n")
+    assert result.returncode == 0
+    # A program gets what the model gave.
+    assert result.stdout.decode() == "2 system: one\x1b[31m\n4 system: two\x1b[31m\n"
+    assert result.stderr == b""
+    first, second = (json.loads(r.features["messages"].string_value) for r in talker.requests("StreamPredict"))
+    assert [message["role"] for message in second] == ["system", "user", "assistant", "user"]
+    assert second[:2] == first
+    assert second[2]["content"] == "2 system: one\x1b[31m\n"
+
+
+def test_chat_answers_one_prompt(talker: FakeServer) -> None:
+    options = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.5", "--seed", "0", "--max-tokens", "7"]
+    result = piped(talker, "chat", "m", "hello", *options, "--stop", "a", "--stop", "b", "--version", "stable")
+    assert result.returncode == 0
+    assert result.stdout.decode() == "1 user: hello\x1b[31m\n"
+    (request,) = talker.requests("StreamPredict")
+    config = request.config
+    assert (config.temperature, config.top_k, config.top_p, config.max_tokens) == (0.5, 3, 0.5, 7)
+    assert config.HasField("seed")
+    assert list(config.stop) == ["a", "b"]
+    assert (request.model_id, request.model_version) == ("m", "stable")
+
+
+def test_chat_tells_an_error(talker: FakeServer) -> None:
+    result = piped(talker, "chat", "m", stdin="wrong\nnever\n")
+    assert result.returncode == 1
+    assert result.stdout == b""
+    assert "INTERNAL MODEL_EXECUTION_FAILED: the model failed" in result.stderr.decode()
+    assert len(talker.requests("StreamPredict")) == 1
+    assert piped(talker, "chat", "m", "x", "--temperature", "-1").returncode == 2
+
+
+def test_chat_on_a_terminal(talker: FakeServer, terminal: Make) -> None:
+    chat = terminal([*CONCORD, "chat", "m"], environment(talker))
+    chat.until(r"> ")
+    chat.send("one\n")
+    seen = chat.until(r"tokens/s(.|\n)*> ")
+    # What would steer the terminal is shown instead.
+    assert "1 user: one\\x1b[31m" in seen
+    assert "6 tokens, 0.02 s to the first, 1,234 tokens/s" in seen
+    assert "--seed 9" in seen
+    chat.send("wrong\n")
+    assert "MODEL_EXECUTION_FAILED" in chat.until(r"Error(.|\n)*> ")
+    # Ctrl-C ends the answer; what came of it belongs to the conversation, what failed does not.
+    chat.send("forever\n")
+    chat.until(r"3 user: forever.*")
+    chat.process.send_signal(signal.SIGINT)
+    chat.until(r"\(cancelled\)(.|\n)*> ")
+    chat.send("two\n")
+    chat.until(r"5 user: two(.|\n)*> ")
+    # A second Ctrl-C, with nothing under way, leaves.
+    chat.process.send_signal(signal.SIGINT)
+    chat.all()
+    assert chat.process.returncode == 130
+
+
+def test_chat_ends_with_its_input(talker: FakeServer, terminal: Make) -> None:
+    chat = terminal([*CONCORD, "chat", "m"], environment(talker))
+    chat.until(r"> ")
+    chat.send("\x04")
+    chat.all()
+    assert chat.process.returncode == 0
+
+
+def test_an_interrupt_ends_a_single_answer(talker: FakeServer) -> None:
+    with subprocess.Popen(
+        [*CONCORD, "chat", "m", "forever"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(talker)
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"1 user: forever\x1b[31m\n"
+        process.send_signal(signal.SIGINT)
+        rest, told = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    assert (rest, told) == (b"", b"")
