@@ -64,7 +64,7 @@ func (in *inference) StreamPredict(request *inferencev1.PredictRequest, stream g
 	if s.ending != nil {
 		generated(call, s.ending)
 		if s.ending.Err != nil {
-			return in.server.failed(id, s.ending.Err)
+			return in.server.failed(id, s.ending.Err.At(m.ID, m.Version))
 		}
 	}
 	return s.err
