@@ -7,6 +7,11 @@
 //	answer, err := c.Predict(ctx, "breast-cancer", client.Features{"mean radius": 17.99 /* ... */})
 //	fmt.Println(answer.Label(), answer.Predictions)
 //
+//	stream := c.Stream(ctx, "smollm2", "What is the capital of France?")
+//	for token := range stream.Tokens() {
+//		fmt.Print(token)
+//	}
+//
 // A failed call is an *Error: errors.As finds it, with the status code, the reason, what is wrong with the request and the time
 // after which a retry helps.
 package client
@@ -174,6 +179,10 @@ type question struct {
 	version    string
 	requestIDs []string
 	config     *inferencev1.InferenceConfig
+	// Of Stream.
+	system  string
+	history []Message
+	raw     bool
 }
 
 func newQuestion(options []PredictOption) *question {

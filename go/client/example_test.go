@@ -87,6 +87,16 @@ func serve() (address string, stop func()) {
 	return listener.Addr().String(), func() { server.Stop(); <-done }
 }
 
+func (o oracle) StreamPredict(_ *inferencev1.PredictRequest, stream inferencev1.InferenceService_StreamPredictServer) error {
+	words := []string{"The capital", " of France", " is Paris."}
+	for i, word := range words {
+		if err := stream.Send(&inferencev1.PredictToken{Token: word, TokenIndex: int32(i)}); err != nil {
+			return err
+		}
+	}
+	return stream.Send(&inferencev1.PredictToken{IsFinal: true, TokenIndex: 3, FinishReason: inferencev1.FinishReason_FINISH_REASON_STOP})
+}
+
 func Example() {
 	address, stop := serve()
 	defer stop()
@@ -151,4 +161,23 @@ func ExampleClient_PredictBatch() {
 	// malignant
 	// InvalidArgument FEATURE_MISSING: feature "mean radius": expected a float, got nothing
 	// benign
+}
+
+func ExampleClient_Stream() {
+	address, stop := serve()
+	defer stop()
+	c, err := client.New(address)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+
+	stream := c.Stream(context.Background(), "smollm2", "What is the capital of France?")
+	for token := range stream.Tokens() {
+		fmt.Print(token)
+	}
+	if err := stream.Err(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: The capital of France is Paris.
 }

@@ -41,6 +41,7 @@ type fakeServer struct {
 	models  map[string]*inferencev1.Model
 	predict func(context.Context, *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error)
 	batch   func(*inferencev1.BatchPredictRequest) (*inferencev1.BatchPredictResponse, error)
+	stream  func(*inferencev1.PredictRequest, inferencev1.InferenceService_StreamPredictServer) error
 	catalog error
 }
 
@@ -189,6 +190,11 @@ func (f *fakeServer) sent(feature string) *inferencev1.FeatureValue {
 func (f *fakeServer) Predict(ctx context.Context, request *inferencev1.PredictRequest) (*inferencev1.PredictResponse, error) {
 	f.note(ctx, "Predict", request)
 	return f.current()(ctx, request)
+}
+
+func (f *fakeServer) StreamPredict(request *inferencev1.PredictRequest, stream inferencev1.InferenceService_StreamPredictServer) error {
+	f.note(stream.Context(), "StreamPredict", request)
+	return f.stream(request, stream)
 }
 
 func (f *fakeServer) BatchPredict(ctx context.Context, request *inferencev1.BatchPredictRequest) (*inferencev1.BatchPredictResponse, error) {
