@@ -182,6 +182,10 @@ CASES: dict[str, tuple[ModelProto | bytes, str]] = {
         unary("ExpandDims", domain="com.microsoft"),
         "model.onnx: operator com.microsoft.ExpandDims is not on the list of admitted operators",
     ),
+    "contrib-generator": (
+        unary("GroupQueryAttention", domain="com.microsoft"),
+        "model.onnx: operator com.microsoft.GroupQueryAttention is admitted in text generators alone",
+    ),
     "domain-unknown": (
         unary("Run", domain="evil.corp"),
         'model.onnx: operator domain "evil.corp" is not admitted (operator Run)',

@@ -19,6 +19,8 @@ const (
 	rehearsedSlots    = 2
 	rehearsedTokens   = 64 // in each slot
 	float32Bytes      = 4
+	// rehearsedTexts is how much of a vocabulary is turned into text: each token has its own way to be wrong.
+	rehearsedTexts = 1 << 18
 )
 
 // rehearse opens a text generator and lets it say a few tokens: a message through its template, tokenizer and network, and back to text.
@@ -85,6 +87,11 @@ func rehearseText(maker Maker, directory string, vocabulary int) ([]int32, error
 			return nil, wrong("tokenizer", fmt.Errorf("expected tokens from 0 to %d, got %d", vocabulary-1, token))
 		}
 		if _, err := stream.Add(token); err != nil {
+			return nil, wrong("tokenizer", err)
+		}
+	}
+	for token := range min(vocabulary, rehearsedTexts) {
+		if _, err := stream.Add(int32(token)); err != nil {
 			return nil, wrong("tokenizer", err)
 		}
 	}
