@@ -381,7 +381,7 @@ class Engine:
             self._free(generation, failure)
             return
         except TokenizerError as error:
-            self._free(generation, self._failed(SessionError(str(error))))
+            self._free(generation, fault.internal(error.with_traceback(None)))
             return
         if not ending.tokens:
             ending.decoding = now

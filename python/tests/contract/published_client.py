@@ -40,6 +40,15 @@ def answer(response: Any) -> dict[str, Any]:
     }
 
 
+def stream(stub: Any, prompt: str, temperature: float) -> list[tuple[str, bool, int]]:
+    made = published_pb2.PredictRequest(model_id="tiny-chat", request_id=prompt)
+    made.features["prompt"].string_value = prompt
+    made.config.temperature, made.config.max_tokens = temperature, 64
+    return [
+        (message.token, message.is_final, message.token_index) for message in stub.StreamPredict(made, timeout=TIMEOUT)
+    ]
+
+
 def failure(call: Any) -> str:
     try:
         call()
@@ -68,6 +77,7 @@ def main() -> None:
                 answer(result.response) if result.WhichOneof("result") == "response" else result.error.code
                 for result in results
             ]
+        told["streams"] = [stream(stub, "What is the capital of France?", temperature) for temperature in (0, 1)]
         some = next(iter(asked["models"]))
         told["failures"] = {
             "unknown model": failure(lambda: stub.Predict(request("no-such-model", {}, ""), timeout=TIMEOUT)),

@@ -37,6 +37,7 @@ PACKAGES = {
     "mixed": ROOT / "models" / "mixed",
     "columns": ROOT / "conformance" / "fixtures" / "columns",  # scalars and arrays
 }
+TEXTS = {"tiny-chat": ROOT / "conformance" / "fixtures" / "tiny-chat"}
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(string)": np.object_}
 Row = dict[str, Any]
 
@@ -106,7 +107,7 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    for model_id, package in PACKAGES.items():
+    for model_id, package in {**PACKAGES, **TEXTS}.items():
         shutil.copytree(package, folder / model_id)
     return folder
 
@@ -159,6 +160,12 @@ def test_a_client_of_the_published_contract(address: str, stubs: Path) -> None:
             assert [answer["request_id"] for answer in answers] == [f"{model_id} {i} ✓" for i in range(len(right))]
             assert {answer["model_version"] for answer in answers} == {"1"}
             assert all(answer["latency_ms"] > 0 for answer in answers)
+    for messages in told["streams"]:
+        # One message a token, the last one says how many there were.
+        assert [index for _, _, index in messages] == list(range(len(messages)))
+        assert [final for _, final, _ in messages] == [False] * (len(messages) - 1) + [True]
+        assert messages[-1][0] == ""
+    assert "".join(token for token, _, _ in told["streams"][0]) == "The capital of France is Paris."
     assert told["failures"] == {
         "unknown model": "NOT_FOUND",
         "unknown feature": "INVALID_ARGUMENT",
@@ -170,7 +177,7 @@ def test_our_own_client(address: str) -> None:
     """The Python client, with numpy's values and whole numbers as integers, gets the same answers."""
     rows = real_rows()
     with Client(address) as client:
-        assert [model.model_id for model in client.models()] == sorted(PACKAGES)
+        assert [model.model_id for model in client.models()] == sorted({**PACKAGES, **TEXTS})
         for model_id, package in PACKAGES.items():
             features = [
                 {
