@@ -30,35 +30,51 @@ func (s *sampler) next(logits []float32, index int) (int32, *fault.Fault) {
 	w := newWeigher(logits[first], s.Temperature)
 	if s.TopK > 0 && s.TopK < len(logits) {
 		s.best(logits, w.reach(weightBits))
-		return s.pick(s.weigh(w), number), nil
+		return s.pickOf(s.weigh(w), number), nil
 	}
-	// Most picks fall among the likeliest: the others need a weight then, and no order.
-	total := s.collect(logits, w, w.reach(octaves))
-	if s.nucleus() == 0 {
-		if r, _ := bits.Mul64(number, total); r < s.collected() {
-			n, _ := beginning(s.candidates, r+1)
-			return s.candidates[n-1].id, nil
+	// Most picks fall among the likeliest; which one it is, a sum of all that is nearly right mostly tells.
+	low, high := w.total(logits)
+	for _, octaves := range [...]float64{7, 14, weightBits} {
+		s.collect(logits, w, w.reach(octaves))
+		if low < high && len(s.candidates) > many {
+			low = w.exactTotal(logits)
+			high = low
 		}
-	} else if least := s.least(total); least <= s.collected() {
-		return s.pick(total, number), nil
+		token, found := s.pick(low, high, number)
+		if found == several {
+			low = w.exactTotal(logits)
+			high = low
+			token, found = s.pick(low, high, number)
+		}
+		if found == one {
+			return token, nil
+		}
 	}
-	s.collect(logits, w, w.reach(weightBits))
-	return s.pick(total, number), nil
+	return s.pickOf(w.exactTotal(logits), number), nil // all are collected
 }
 
-// octaves is how much less likely than the likeliest token one is that is ordered at first.
-const octaves = 7
+// many is how many tokens share what is likely where a sum that is nearly right tells none from the next.
+const many = 2048
 
 // likeliest is the first of the tokens' order; false is that there is none.
 func likeliest(logits []float32) (at int, ok bool) {
 	most := float32(math.Inf(-1))
 	at = -1
-	for i, logit := range logits {
-		if !(logit <= most) { // greater, or NaN
-			if logit != logit {
-				return 0, false
+	for start := 0; start < len(logits); start += 8 {
+		if start+8 <= len(logits) {
+			// Seldom is one of eight the greatest so far, or NaN.
+			x := logits[start : start+8 : start+8]
+			if x[0] <= most && x[1] <= most && x[2] <= most && x[3] <= most && x[4] <= most && x[5] <= most && x[6] <= most && x[7] <= most {
+				continue
 			}
-			most, at = logit, i
+		}
+		for i, logit := range logits[start:min(start+8, len(logits))] {
+			if !(logit <= most) {
+				if logit != logit {
+					return 0, false
+				}
+				most, at = logit, start+i
+			}
 		}
 	}
 	return at, at >= 0 && most <= math.MaxFloat32
@@ -100,29 +116,23 @@ func (s *sampler) weigh(w weigher) (total uint64) {
 	return total
 }
 
-// collect collects the tokens from bound on, and gives the weight of all tokens.
-func (s *sampler) collect(logits []float32, w weigher, bound float32) (total uint64) {
+// collect collects the tokens from bound on, weighed.
+func (s *sampler) collect(logits []float32, w weigher, bound float32) {
 	c := s.candidates[:0]
-	reach := w.reach(weightBits)
-	for i, logit := range logits {
-		if logit < reach {
-			continue
+	for start := 0; start < len(logits); start += 8 {
+		if start+8 <= len(logits) {
+			x := logits[start : start+8 : start+8]
+			if x[0] < bound && x[1] < bound && x[2] < bound && x[3] < bound && x[4] < bound && x[5] < bound && x[6] < bound && x[7] < bound {
+				continue
+			}
 		}
-		weight := w.weight(logit)
-		total += weight
-		if logit >= bound {
-			c = append(c, candidate{logit, int32(i), weight})
+		for i, logit := range logits[start:min(start+8, len(logits))] {
+			if logit >= bound {
+				c = append(c, candidate{logit, int32(start + i), w.weight(logit)})
+			}
 		}
 	}
 	s.candidates = c
-	return total
-}
-
-func (s *sampler) collected() (total uint64) {
-	for i := range s.candidates {
-		total += s.candidates[i].weight
-	}
-	return total
 }
 
 // nucleus is top_p in 2^-64ths, 0 where it limits nothing.
@@ -133,21 +143,46 @@ func (s *sampler) nucleus() uint64 {
 	return max(1, uint64(math.Ldexp(float64(s.TopP), 64)))
 }
 
-// least is what those that top_p leaves weigh at least, of a total.
-func (s *sampler) least(total uint64) uint64 {
-	least, _ := bits.Mul64(s.nucleus(), total)
-	return max(1, least)
+// finding is what pick finds.
+type finding int
+
+const (
+	one     finding = iota // the token
+	several                // it depends on the total
+	none                   // it is not among those collected
+)
+
+// pick is the token that the number picks among those collected, which are a beginning of the order, where that is the same for every total from low
+// to high.
+func (s *sampler) pick(low, high, number uint64) (int32, finding) {
+	collected := uint64(0)
+	for i := range s.candidates {
+		collected += s.candidates[i].weight
+	}
+	// The sum that the beginning of the order has to come to: that of those that stay, or that of those up to the token.
+	share, more := number, uint64(1)
+	if nucleus := s.nucleus(); nucleus > 0 {
+		share, more = nucleus, 0
+	}
+	least, _ := bits.Mul64(share, low)
+	most, _ := bits.Mul64(share, high)
+	least, most = max(1, least+more), max(1, most+more)
+	if most > collected {
+		return 0, none
+	}
+	n, sum := beginning(s.candidates, least)
+	if sum < most {
+		return 0, several
+	}
+	if more == 0 {
+		r, _ := bits.Mul64(number, sum)
+		n, _ = beginning(s.candidates[:n], r+1)
+	}
+	return s.candidates[n-1].id, one
 }
 
-// pick picks among what was collected, where all that top_p leaves of the total is in it.
-func (s *sampler) pick(total, number uint64) int32 {
-	c := s.candidates
-	if s.nucleus() > 0 {
-		var n int
-		n, total = beginning(c, s.least(total))
-		c = c[:n]
-	}
-	r, _ := bits.Mul64(number, total)
-	n, _ := beginning(c, r+1)
-	return c[n-1].id
+// pickOf is the token that the number picks where the total is known and all that weighs anything is collected.
+func (s *sampler) pickOf(total, number uint64) int32 {
+	token, _ := s.pick(total, total, number)
+	return token
 }
