@@ -53,8 +53,9 @@ class Llama:
                 raise SourceError(f"{name}: expected 1 to {most}, got {getattr(self, name)}")
         if not 1 <= self.kv_heads <= self.heads or self.heads % self.kv_heads:
             raise SourceError(f"{self.heads} heads cannot share the keys and values of {self.kv_heads}")
-        if self.head_size % 8 or not 8 <= self.head_size <= 1024:
-            raise SourceError(f"size of a head: expected a multiple of 8 up to 1024, got {self.head_size}")
+        # GroupQueryAttention rotates no others.
+        if self.head_size % 16 or not 16 <= self.head_size <= 1024:
+            raise SourceError(f"size of a head: expected a multiple of 16 up to 1024, got {self.head_size}")
         if not 0 < self.epsilon < 1:
             raise SourceError(f"epsilon of the norms: expected a number between 0 and 1, got {self.epsilon}")
         if self.frequencies.shape != (self.head_size // 2,) or not np.isfinite(self.frequencies).all():

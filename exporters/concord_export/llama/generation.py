@@ -89,9 +89,14 @@ class Generator:
             talk: list[Any] = json.loads(messages) if messages else [{"role": "user", "content": prompt}]
             if system:
                 talk.insert(0, {"role": "system", "content": system})
-            return self._encode(self._tokenizer.template(json.dumps(talk, ensure_ascii=False)))
         except (ValueError, AttributeError) as error:
             raise PackageInvalidError(f"golden.binpb: messages: {error}") from None
+        return self._encode(self.templated(talk))
+
+    def templated(self, messages: list[Any]) -> str:
+        """The text that the chat template makes of messages. Raises ConversionError."""
+        try:
+            return self._tokenizer.template(json.dumps(messages, ensure_ascii=False))
         except TokenizerError as error:
             raise ConversionError(f"the chat template: {error}") from None
 

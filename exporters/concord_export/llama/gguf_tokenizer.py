@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from concord_export.errors import SourceError
 from concord_export.llama.architecture import Llama
 
-__all__ = ["tokenizer_files"]
+__all__ = ["DIGITS_NOTE", "tokenizer_files"]
+
+DIGITS_NOTE = "tokenizer: digits are not taken apart first: white space before them may be cut otherwise"
 
 _CONTROL, _USER_DEFINED = 3, 4
 # How text is cut before it is merged. Qwen2's and Llama 3's are patterns of their own.
@@ -109,7 +111,7 @@ def _cut(name: str) -> tuple[dict[str, Any], list[str]]:
         return level, []
     if name == "smollm":
         # Its own tokenizer first takes each digit apart, which onnxruntime-genai's does not follow.
-        return level, ["tokenizer: digits are not taken apart first: white space before them may be cut otherwise"]
+        return level, [DIGITS_NOTE]
     if name in _PATTERNS:
         split = {"type": "Split", "pattern": {"Regex": _PATTERNS[name]}, "behavior": "Isolated", "invert": False}
         return {"type": "Sequence", "pretokenizers": [split, level | {"use_regex": False}]}, []

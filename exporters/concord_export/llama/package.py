@@ -118,7 +118,9 @@ def export_llama(
         config = genai_config(llama)
         check_admission(serialized, frozenset() if inline else frozenset({DATA_FILE}), generator=True)
         generator = Generator(staging / MODEL_FILE, config, model.tokenizer)
-        cases = [_Case(request, _answer(generator, request)) for request in _requests(model, prompts, most_tokens)]
+        cases = [
+            _Case(request, _answer(generator, request)) for request in _requests(model, generator, prompts, most_tokens)
+        ]
         held = Rounded(model.weights, precision)
         cases, own_error = _checked(llama, held, generator, cases, _OWN_LIMITS[precision], progress)
         parity, same = _parity(llama, model, precision, cases, progress)
@@ -155,18 +157,19 @@ def _staging(directory: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _requests(model: Model, prompts: Sequence[str], most: int) -> Iterator[inference_service_pb2.PredictRequest]:
-    """Each prompt; the first one, too, without the chat template and, for a short answer, as messages."""
+def _requests(
+    model: Model, generator: Generator, prompts: Sequence[str], most: int
+) -> Iterator[inference_service_pb2.PredictRequest]:
+    """Each prompt; the first one, too, as messages and as the text that the chat template makes of it."""
     for index, prompt in enumerate(prompts):
-        if model.chats:
-            yield _request(most, prompt=prompt)
-        if index == 0:
-            yield _request(min(most, _FEW_TOKENS), prompt=prompt, raw=True)
-            if model.chats:
-                messages = [{"role": "user", "content": prompt}]
-                yield _request(min(most, _FEW_TOKENS), messages=json.dumps(messages, ensure_ascii=False))
-        elif not model.chats:
+        if not model.chats:
             yield _request(most, prompt=prompt, raw=True)
+            continue
+        yield _request(most, prompt=prompt)
+        if index == 0:
+            messages = [{"role": "user", "content": prompt}]
+            yield _request(min(most, _FEW_TOKENS), messages=json.dumps(messages, ensure_ascii=False))
+            yield _request(min(most, _FEW_TOKENS), prompt=generator.templated(messages), raw=True)
 
 
 def _request(most: int, **features: str | bool) -> inference_service_pb2.PredictRequest:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from concord_export.errors import SourceError
 from concord_export.llama.architecture import Floats, Llama, Model, frequencies, scaled_like_llama3
+from concord_export.llama.gguf_tokenizer import DIGITS_NOTE
 from concord_export.llama.safetensors_file import SafetensorsFile
 
 __all__ = ["read_folder"]
@@ -85,7 +86,8 @@ def read_folder(path: Path) -> Model:
     strangers = [name for name in weights.unknown if not name.endswith(".rotary_emb.inv_freq")]
     if strangers:
         raise SourceError(f"{strangers[0]}: is no weight of {config['model_type']} as it is computed here")
-    return Model(llama, weights, _tokenizer(folder))
+    files, notes = _tokenizer(folder)
+    return Model(llama, weights, files, notes=notes)
 
 
 def _files(path: Path) -> list[SafetensorsFile]:
@@ -156,7 +158,7 @@ def _rotation(config: Mapping[str, Any], head_size: int) -> npt.NDArray[np.float
     raise SourceError(f"config.json: rope_type: expected default, linear or llama3, got {kind!r}")
 
 
-def _tokenizer(folder: Path) -> dict[str, bytes]:
+def _tokenizer(folder: Path) -> tuple[dict[str, bytes], list[str]]:
     found = {name: _bytes(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()}
     for name in _TOKENIZER_FILES[:2]:
         if name not in found:
@@ -164,7 +166,15 @@ def _tokenizer(folder: Path) -> dict[str, bytes]:
     template = _json(folder / "tokenizer_config.json").get("chat_template")
     if "chat_template.jinja" not in found and isinstance(template, str):
         found["chat_template.jinja"] = template.encode()
-    return found
+    document = _json(folder / "tokenizer.json")
+    cut = document.get("pre_tokenizer")
+    steps = cut.get("pretokenizers") if isinstance(cut, dict) else None
+    if isinstance(steps, list) and [step.get("type") for step in steps] == ["Digits", "ByteLevel"]:
+        # As SmolLM2's. onnxruntime-genai leaves out such a first step, so nobody else shall take it.
+        document["pre_tokenizer"] = steps[1]
+        found["tokenizer.json"] = (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+        return found, [DIGITS_NOTE]
+    return found, []
 
 
 def _bytes(path: Path) -> bytes:
