@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ PREDICT = "/inference.v1.InferenceService/Predict"
 CHECK = "/grpc.health.v1.Health/Check"
 Serving = health_pb2.HealthCheckResponse
 Spawn = Callable[..., Any]
+FIXTURES = Path(__file__).resolve().parents[3] / "conformance/fixtures"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -87,6 +89,10 @@ def test_a_request_is_not_logged(kit: SimpleNamespace, tmp_path: Path, spawn: Sp
             ["--models", ".", "--onnxruntime", __file__],
             "concord_server: onnxruntime: expected the library of onnxruntime 1.",
         ),
+        (
+            ["--models", ".", "--onnxruntime-genai", "/nonexistent"],
+            'concord_server: onnxruntime_genai: expected libonnxruntime-genai.so, got "/nonexistent", which is no file',
+        ),
     ],
 )
 def test_a_bad_configuration_is_one_line(arguments: list[str], line: str) -> None:
@@ -120,6 +126,19 @@ def test_a_port_that_is_taken_is_a_failure(tmp_path: Path) -> None:
 def test_the_right_library_is_accepted(tmp_path: Path, spawn: Spawn) -> None:
     server = spawn(tmp_path, "--onnxruntime", os.fspath(ort.library()), "--http", "off")
     assert server.ready["http"] == ""
+    assert server.end() == 0
+
+
+def test_without_the_library_of_text_generators_only_they_are_refused(
+    kit: SimpleNamespace, tmp_path: Path, spawn: Spawn
+) -> None:
+    kit.write_identity(tmp_path)
+    shutil.copytree(FIXTURES / "token-lm", tmp_path / "chat")
+    server = spawn(tmp_path, "--onnxruntime-genai", __file__, "--http", "off")
+    [failed] = [line for line in server.log() if line["msg"] == "model version failed"]
+    assert failed["model_id"] == "chat"
+    [ready] = [line for line in server.log() if line["msg"] == "model version ready"]
+    assert ready["model_id"] == "m"
     assert server.end() == 0
 
 
