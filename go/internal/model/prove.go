@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 const (
 	// proofBudget bounds the measurements and the proof of one version, but for the run that is under way then.
 	proofBudget = 250 * time.Millisecond
+	// proofPatience is how many times the budget may pass by the clock on the wall where the processor does other work.
+	proofPatience = 8
 	// proofBytes bounds the inputs of one joint run.
 	proofBytes          = 16 << 20
 	leastRuns, mostRuns = 3, 15
@@ -28,10 +31,17 @@ var jointRows = []int{8, 32}
 // Prove measures what executions take, and whether rows that run together get the very bytes that they get alone: where they do not, the model is
 // batchable no more. The parts are those of golden cases that it has answered. It is called before anybody else has the model. Apply makes use of it.
 func (m *Model) Prove(ctx context.Context, parts []batch.Part) {
-	// A row that runs for ever ends with the budget, where ONNX Runtime can end it.
-	ctx, cancel := context.WithTimeout(ctx, 4*proofBudget)
+	// A row that runs for ever ends with the patience, where ONNX Runtime can end it.
+	ctx, cancel := context.WithTimeout(ctx, proofPatience*proofBudget)
 	defer cancel()
-	p := prover{ctx: ctx, model: m, begin: time.Now()}
+	p := prover{ctx: ctx, model: m, clock: wallClock}
+	if m.Device == "" || m.Device == "cpu" {
+		// The clock's time is this thread's.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		p.clock = threadClock()
+	}
+	p.begin = p.clock()
 	rows := parts
 	if m.Batchable {
 		rows = alike(parts)
@@ -56,11 +66,14 @@ func (m *Model) Prove(ctx context.Context, parts []batch.Part) {
 type prover struct {
 	ctx   context.Context
 	model *Model
-	begin time.Time
+	clock func() time.Duration
+	begin time.Duration
 }
 
 // left is what is left of the budget.
-func (p *prover) left() time.Duration { return proofBudget - time.Since(p.begin) }
+func (p *prover) left() time.Duration { return proofBudget - p.since(p.begin) }
+
+func (p *prover) since(begin time.Duration) time.Duration { return p.clock() - begin }
 
 func (p *prover) run(part *batch.Part) ([]tensor.Tensor, error) {
 	return p.model.session.Run(p.ctx, part.Inputs, part.Wanted, 0)
@@ -68,16 +81,16 @@ func (p *prover) run(part *batch.Part) ([]tensor.Tensor, error) {
 
 // median is what a run takes: of a few runs, within a fifth of the budget. The first may have been made already, and taken a time.
 func (p *prover) median(part *batch.Part, took ...time.Duration) (time.Duration, bool) {
-	end := time.Now().Add(proofBudget / 5)
+	end := p.clock() + proofBudget/5
 	for len(took) < mostRuns {
-		begin := time.Now()
-		if len(took) >= leastRuns && begin.After(end) || len(took) > 0 && p.left() <= 0 {
+		begin := p.clock()
+		if len(took) >= leastRuns && begin > end || len(took) > 0 && p.left() <= 0 {
 			break
 		}
 		if _, err := p.run(part); err != nil {
 			return 0, false
 		}
-		took = append(took, time.Since(begin))
+		took = append(took, p.since(begin))
 	}
 	slices.Sort(took)
 	return took[len(took)/2], true
@@ -121,9 +134,9 @@ func (p *prover) together(rows []batch.Part, alone time.Duration) {
 			inputs[at] = rows[at%len(rows)].Inputs
 		}
 		joint.Inputs = tensor.Join(inputs)
-		begin := time.Now()
+		begin := p.clock()
 		why := p.compare(&joint, n, answers)
-		took := time.Since(begin)
+		took := p.since(begin)
 		if p.ctx.Err() != nil {
 			return
 		}
