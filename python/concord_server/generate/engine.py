@@ -17,6 +17,7 @@ from concord_server.fault import Fault, Reason, quote, shown
 from concord_server.generate.decoder import Decoder, Logits, Row
 from concord_server.generate.generation import Asked, Ending, Generation, Token
 from concord_server.generate.pace import Pace
+from concord_server.generate.plan import Round, plan
 from concord_server.generate.tokenizer import Tokenizer, TokenizerError
 from concord_server.generate.watcher import Watcher, nobody
 from concord_server.model.session import Call, SessionError
@@ -205,8 +206,9 @@ class Engine:
                 if self._closing:
                     break
             try:
-                self._settle()
-                self._prefill()
+                made = self._settle()
+                if made.slot >= 0:
+                    self._prefill(made.slot, made.tokens, made.decode not in ([], [made.slot]))
                 self._decode()
             except Exception as error:  # a defect must not leave readers waiting
                 _log.error("generation failed", model_id=self._name[0], model_version=self._name[1], cause=error)
@@ -231,57 +233,42 @@ class Engine:
         self.decoder.close()
         self.tokenizer.close()
 
-    def _settle(self) -> None:
-        """Frees the slots of those who are gone, lets others in, and moves the last ones into holes."""
+    def _settle(self) -> Round:
+        """Frees the slots of those who are gone, and does of the plan what needs no run."""
         slots = self._slots
         for generation in slots:
             if generation is not None and generation.gone is not None:
                 self._free(generation, generation.gone)
         came = []
         with self._condition:
-            for slot, other in enumerate(slots):
-                if not self._waiting:
-                    break
-                if other is None:
-                    generation = slots[slot] = self._waiting.popleft()
-                    generation.slot = slot
-                    self._running += 1
-                    came.append(generation)
-        now = time.perf_counter()
-        for generation in came:
-            generation.ending.began = now
-            generation.ending.queue_seconds = now - generation.since
+            made = plan(slots, self._waiting, self._pace, self.chunk_tokens)
+            for slot in made.join:
+                generation = slots[slot] = self._waiting.popleft()
+                generation.slot = slot
+                self._running += 1
+                came.append(generation)
         if came:
+            now = time.perf_counter()
+            for generation in came:
+                generation.ending.began = now
+                generation.ending.queue_seconds = now - generation.since
             self._news.began += came
             self._tell()  # their first runs may be long
-        last = len(slots) - 1
-        for hole in range(len(slots)):
-            while last > hole and slots[last] is None:
-                last -= 1
-            if last <= hole:
-                break
-            mover = slots[last]
-            if slots[hole] is None and mover is not None:
-                if mover.cached:
-                    self.decoder.move(last, hole, mover.cached)
-                slots[hole], slots[last] = mover, None
-                mover.slot = hole
+        for source, target, tokens in made.moves:
+            mover = slots[source]
+            if mover is not None:
+                if tokens:
+                    self.decoder.move(source, target, tokens)
+                slots[target], slots[source] = mover, None
+                mover.slot = target
+        return made
 
-    def _prefill(self) -> None:
-        """Puts the next tokens of the oldest unfinished prompt into its slot."""
-        oldest: Generation | None = None
-        beside = False
-        for generation in self._slots:
-            if generation is None:
-                continue
-            if generation.cached >= generation.length:
-                beside = True
-            elif oldest is None or generation.since < oldest.since:
-                oldest = generation
+    def _prefill(self, slot: int, count: int, beside: bool) -> None:
+        """Puts the next tokens of a prompt into its slot; `beside` is that others take steps."""
+        oldest = self._slots[slot]
         if oldest is None:
             return
         at = oldest.cached
-        count = self._pace.chunk(oldest.length - at, self.chunk_tokens, beside)
         # Slices are copied: a prompt that fits is given as it is.
         tokens = oldest.prompt if count == oldest.length else oldest.prompt[at : at + count]
         try:

@@ -18,8 +18,8 @@ class Seat(Protocol):
     """A generation as the plan sees it."""
 
     @property
-    def order(self) -> float:
-        """Who came first has the least; no two are equal."""
+    def since(self) -> float:
+        """When it came. Of those who came at once, the one in the lower slot was first."""
 
     @property
     def cached(self) -> int:
@@ -86,7 +86,7 @@ def plan(slots: Sequence[Seat | None], waiting: Sequence[Seat], pace: Pace, most
             continue
         if seat.cached >= seat.length:
             decode.append(slot)
-        elif oldest is None or seat.order < oldest.order:
+        elif oldest is None or seat.since < oldest.since:
             chosen, oldest = slot, seat
     if oldest is not None:
         left = oldest.length - oldest.cached

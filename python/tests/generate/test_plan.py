@@ -18,7 +18,7 @@ SCRIPTS = sorted((Path(__file__).parents[3] / "conformance" / "generate" / "plan
 @dataclass(eq=False)
 class Seat:
     name: str
-    order: float
+    since: float
     length: int
     cached: int = 0
 
@@ -150,7 +150,7 @@ def check(engine: Planned) -> None:
     taken = [seat for seat in engine.slots if seat is not None]
     assert engine.slots[: len(taken)] == taken, "those taken are the first ones"
     unread = [seat for seat in taken if before[seat] < seat.length]
-    oldest = min(unread, key=lambda seat: seat.order, default=None)
+    oldest = min(unread, key=lambda seat: seat.since, default=None)
     for seat in taken:
         if seat is oldest:
             advanced = min(seat.cached, seat.length) - before[seat]
