@@ -51,11 +51,10 @@ type Engine struct {
 	slotTime   float64 // seconds that a generation keeps its slot: a running mean; 0 where none has ended yet
 
 	// Of the run under way: how many of its generations somebody still waits for, and what ends it.
-	members   int
-	inRun     map[*active]bool
-	endRun    context.CancelFunc
-	runCtx    context.Context
-	runIsOver bool // its context has been ended
+	members int
+	inRun   map[*active]bool
+	endRun  context.CancelFunc
+	runCtx  context.Context
 
 	slots []*active // the loop's alone, but for reading under mu
 	pace  pace      // the loop's alone

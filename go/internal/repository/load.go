@@ -41,18 +41,6 @@ func (r *Repository) loadVersion(ctx context.Context, id, number string) (*model
 			MaxBatchRows: c.manifest.GetBatching().GetMaxBatchRows(),
 		}
 	}
-	if r.options.Admit != nil {
-		subject := admission.Model{Graph: c.graph, Files: c.external, Sums: c.sums}
-		if kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
-			subject.Generator = &admission.Generator{Files: c.files}
-			if r.options.Generate != nil {
-				subject.Generator.Threads = r.options.Generate(id).Sizes.Threads
-			}
-		}
-		if err := r.options.Admit(ctx, subject); err != nil {
-			return nil, nil, err
-		}
-	}
 	if kind == inferencev1.ModelKind_MODEL_KIND_GENERATOR {
 		m, err := r.loadGenerator(ctx, id, number, c)
 		if err != nil {
