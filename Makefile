@@ -143,9 +143,13 @@ models/smollm2/1/manifest.json: $(VENV) $(EXPORTER) $(SMOLLM2_SOURCE)/.stamp
 $(call MANIFESTS,magika minilm): models/%/1/manifest.json: $(VENV) $(EXPORTER) $(MODEL_SOURCES)/.stamp
 	$(PY) -m concord_export.models.$* $(MODEL_SOURCES) models/$*/1
 
+# CHAT=tiny needs no download; CHAT= leaves the texts out.
+CHAT := smollm2
+CHAT_MODEL := $(patsubst tiny,tiny-chat,$(CHAT))
+
 .PHONY: demo
-demo: build demo-models ## export the models, ask both servers the same real questions, compare the answers
-	$(PY) demo/demo.py
+demo: build demo-models $(call MANIFESTS,$(CHAT_MODEL)) ## export the models, ask both servers the same real questions, compare the answers; CHAT=tiny without a download of 100 MB
+	$(PY) demo/demo.py --chat "$(CHAT_MODEL)"
 
 .PHONY: serve
 serve: build demo-models ## run the Go server on 127.0.0.1:50051 until interrupted

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start both servers on the exported models, ask them the same real questions, and compare the answers.
 
-    python demo/demo.py
+    python demo/demo.py [--chat MODEL]
 
-Exit code 0 only if both servers gave the same bits for every question.
+Exit code 0 only if both servers gave the same bits for every question, and the same tokens for every text.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import struct
 import subprocess
@@ -23,13 +25,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+from chat import converse
 from concord_client import Answer, Client
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_breast_cancer, load_iris
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-READY_SECONDS = 30
+MODELS = ("breast-cancer", "mixed")
+# A language model of 540 MB is proved before it answers, once in each server, and both share the machine.
+READY_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,21 @@ class Server:
     seconds_to_ready: float
 
 
+@dataclass(frozen=True)
+class Starting:
+    """A server that may not be ready yet."""
+
+    name: str
+    process: subprocess.Popen[str]
+    begin: float
+
+    def ready(self) -> Server:
+        """Waits until it is. Raises SystemExit where it ends instead."""
+        assert self.process.stdout is not None  # noqa: S101
+        line = ready_line(self.process.stdout, self.process)
+        return Server(self.name, str(line["grpc"]), self.process.pid, time.perf_counter() - self.begin)
+
+
 def ready_line(stream: IO[str], process: subprocess.Popen[str]) -> dict[str, str | int]:
     """The JSON line that a server prints when it is ready; the process is ended if none comes in time."""
     guard = threading.Timer(READY_SECONDS, process.kill)
@@ -93,19 +113,28 @@ def ready_line(stream: IO[str], process: subprocess.Popen[str]) -> dict[str, str
 
 
 @contextmanager
-def serving(name: str, command: Sequence[str], log: IO[str]) -> Iterator[Server]:
+def starting(name: str, command: Sequence[str], models: pathlib.Path, log: IO[str]) -> Iterator[Starting]:
     """A server on free ports of 127.0.0.1, ended by SIGTERM."""
     begin = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603
-        [*command, "--models", str(ROOT / "models"), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+        # Two servers share the machine: each takes half of it.
+        [
+            *command,
+            "--models",
+            str(models),
+            "--listen",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--intra-op-threads",
+            str(max(1, (os.cpu_count() or 2) // 2)),
+        ],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
     )
     try:
-        assert process.stdout is not None  # noqa: S101
-        ready = ready_line(process.stdout, process)
-        yield Server(name, str(ready["grpc"]), process.pid, time.perf_counter() - begin)
+        yield Starting(name, process, begin)
     finally:
         process.terminate()
         try:
@@ -146,15 +175,29 @@ def resident_megabytes(pid: int) -> float:
     return int(kibibytes) * 1024 / 1e6
 
 
+def copied(models: Sequence[str], directory: pathlib.Path) -> pathlib.Path:
+    """A repository of these models alone: whatever else lies in models/ would have to be proved first, too."""
+    for model_id in models:
+        shutil.copytree(ROOT / "models" / model_id, directory / model_id)
+    return directory
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chat", default="", metavar="MODEL", help="a text generator in models/, which both stream")
+    chat: str = parser.parse_args().chat
     console = Console(width=max(Console().width, 100))
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))
+        directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="concord-demo-")))
+        models = copied([*MODELS, *([chat] if chat else [])], directory)
         try:
-            servers = [
-                stack.enter_context(serving("Go", [str(ROOT / "bin" / "inference-server")], log)),
-                stack.enter_context(serving("Python", [sys.executable, "-m", "concord_server"], log)),
+            # At the same time: a language model takes seconds to prove itself.
+            both = [
+                stack.enter_context(starting("Go", [str(ROOT / "bin" / "inference-server")], models, log)),
+                stack.enter_context(starting("Python", [sys.executable, "-m", "concord_server"], models, log)),
             ]
+            servers = [server.ready() for server in both]
         except SystemExit:
             log.seek(0)
             sys.stderr.write(log.read())
@@ -184,11 +227,15 @@ def main() -> int:
             console.print(f"[red]{different} of {len(asked)} answers differ[/red]")
             return 1
         console.print(f"[green]{len(asked)} of {len(asked)} answers are equal bit for bit.[/green]")
+        if chat and not converse(console, chat, dict(zip((s.name for s in servers), clients, strict=True))):
+            return 1
     go_on = json.dumps({"model_id": "mixed", "features": grpcurl_features(asked[-1])}, ensure_ascii=False)
     console.print("\nGo on: `make serve` in one terminal, and in another", highlight=False)
     print(
         f"  build/tools/grpcurl -plaintext -d '{go_on}' \\\n    127.0.0.1:50051 inference.v1.InferenceService/Predict",
     )
+    if chat:
+        print(f"  .venv/bin/concord chat {chat}")
     return 0
 
 
