@@ -38,13 +38,7 @@ func (p *Plan) AppendAnswer(b []byte, outputs []tensor.Tensor) ([]byte, bool) {
 		if at.index >= int64(t.Len()) {
 			return b, false
 		}
-		name := at.public.GetName()
-		b = append(b, tagPredictions)
-		b = protowire.AppendVarint(b, uint64(1+protowire.SizeBytes(len(name))+5))
-		b = append(b, tagKey)
-		b = protowire.AppendString(b, name)
-		b = append(b, tagNumber)
-		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32At(t, int(at.index))))
+		b = appendPrediction(b, at.public.GetName(), float32At(t, int(at.index)))
 	}
 	for i := range p.outputs {
 		at := &p.outputs[i]
@@ -75,6 +69,12 @@ func (p *Plan) AppendAnswer(b []byte, outputs []tensor.Tensor) ([]byte, bool) {
 		}
 	}
 	return b, true
+}
+
+func appendPrediction(b []byte, name string, x float32) []byte {
+	b = protowire.AppendVarint(append(b, tagPredictions), uint64(1+protowire.SizeBytes(len(name))+5))
+	b = protowire.AppendString(append(b, tagKey), name)
+	return binary.LittleEndian.AppendUint32(append(b, tagNumber), math.Float32bits(x))
 }
 
 // scalarSize is how many bytes a FeatureValue of one element takes; -1 where no FeatureValue holds it.

@@ -33,7 +33,14 @@ func (p *Plan) Encode(outputs []tensor.Tensor, answer *inferencev1.PredictRespon
 		if b.index >= int64(t.Len()) {
 			return p.short(b.output, b.index, t)
 		}
-		answer.Predictions[b.public.GetName()] = float32At(t, int(b.index))
+		x := float32At(t, int(b.index))
+		if isSignalling(x) {
+			// On its way out of a map a float is a float64 for a moment, which would turn it quiet; bytes stay as they are.
+			m := answer.ProtoReflect()
+			m.SetUnknown(appendPrediction(m.GetUnknown(), b.public.GetName(), x))
+			continue
+		}
+		answer.Predictions[b.public.GetName()] = x
 	}
 	if len(p.outputs) > 0 {
 		answer.Outputs = make(map[string]*inferencev1.FeatureValue, len(p.outputs))
@@ -61,6 +68,9 @@ func (p *Plan) Encode(outputs []tensor.Tensor, answer *inferencev1.PredictRespon
 func (p *Plan) short(output int, index int64, t *tensor.Tensor) error {
 	return fmt.Errorf("output %s: expected an element %d in the row, got %d elements", fault.Quote(p.wantedSpecs[output].Name), index, t.Len())
 }
+
+// isSignalling tells whether it is a NaN that is not quiet.
+func isSignalling(x float32) bool { return x != x && math.Float32bits(x)&(1<<22) == 0 }
 
 // float32At is a number converted to float32, rounded to nearest.
 func float32At(t *tensor.Tensor, i int) float32 {

@@ -560,3 +560,30 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+// TestSignallingNaN goes over the wire as it is, by either way.
+func TestSignallingNaN(t *testing.T) {
+	m := &modelpackagev1.Manifest{
+		Features:    []*modelpackagev1.FeatureBinding{bind("a", FLOAT, nil, "x", 0)},
+		Predictions: []*modelpackagev1.PredictionBinding{{Prediction: &inferencev1.Prediction{Name: "p"}, Output: "y"}},
+	}
+	plan, err := FromManifest(m, specs(spec("x", tensor.Float32, -1)), specs(spec("y", tensor.Float32, -1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bits := range []uint32{0x7f800001, 0xffbfffff, 0x7fc00001} {
+		outputs := []tensor.Tensor{{DType: tensor.Float32, Shape: []int64{1}, Data: little(bits)}}
+		answer := &inferencev1.PredictResponse{}
+		if err := plan.Encode(outputs, answer); err != nil {
+			t.Fatal(err)
+		}
+		data, err := proto.Marshal(answer)
+		want := append([]byte("\x12\x08\n\x01p\x15"), little(bits)...)
+		if err != nil || !bytes.Equal(data, want) {
+			t.Errorf("%#x: got %x, %v", bits, data, err)
+		}
+		if data, ok := plan.AppendAnswer(nil, outputs); !ok || !bytes.Equal(data, want) {
+			t.Errorf("%#x: got %x", bits, data)
+		}
+	}
+}

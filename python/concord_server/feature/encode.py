@@ -77,7 +77,12 @@ def encode(
             raise _short(specs[at], index, flat[at])
         if at not in floats:
             floats[at] = float32_of(Tensor(tensors[at].dtype, flat[at]))
-        answer.predictions[prediction.public.name] = floats[at].item(index)
+        number = floats[at].item(index)
+        if number == number:
+            answer.predictions[prediction.public.name] = number
+        else:
+            # A float of Python is a double: on the way through it a signalling NaN would turn quiet.
+            answer.MergeFromString(_entry(prediction.public.name, floats[at][index : index + 1].tobytes()))
     for output in outputs:
         at = output.output
         dtype, array = tensors[at].dtype, flat[at]
@@ -91,6 +96,13 @@ def encode(
                 _put_array(value, dtype, array)
         except EncodeError as error:
             raise EncodeError(f"output {quote(specs[at].name)}: {error}") from None
+
+
+def _entry(name: str, number: bytes) -> bytes:
+    """An entry of PredictResponse.predictions as it goes over the wire."""
+    key = name.encode()
+    entry = b"\x0a" + _varint(len(key)) + key + b"\x15" + number
+    return b"\x12" + _varint(len(entry)) + entry
 
 
 def _put_scalar(value: FeatureValue, dtype: DType, element: npt.NDArray[Any]) -> None:

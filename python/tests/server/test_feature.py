@@ -411,3 +411,12 @@ def test_an_unsigned_integer_may_be_too_large_for_the_wire() -> None:
     with pytest.raises(EncodeError) as caught:
         plan.encode([Tensor(DType.UINT64, np.array([1 << 63], np.uint64))], PredictResponse())
     assert str(caught.value) == 'output "u": expected at most 2^63 - 1, got 9223372036854775808'
+
+
+@pytest.mark.parametrize("bits", [0x7F800001, 0xFFBFFFFF, 0x7FC00001])
+def test_a_nan_leaves_a_prediction_bit_for_bit(kit: SimpleNamespace, bits: int) -> None:
+    document = kit.manifest(predictions=[{"prediction": {"name": "p"}, "output": "y", "index": 1}], outputs=[])
+    plan = from_manifest(kit.parse_manifest(document), [Spec("x", DType.FLOAT, (-1, 2))], OUT)
+    answer = PredictResponse()
+    plan.encode([Tensor(DType.FLOAT, np.array([[0, bits]], np.uint32).view(np.float32))], answer)
+    assert answer.SerializeToString() == b"\x12\x08\x0a\x01p\x15" + struct.pack("<I", bits)
