@@ -275,6 +275,10 @@ bench-compare: $(VENV) ## two runs by their result files, with statistics: make 
 bench-profiles: bench-programs $(BENCH)/plots/.stamp ## where both servers' time goes on m1, as text in docs/benchmarks
 	$(PY) -m bench.profiles $(BENCH_OUT)
 
+.PHONY: bench-generate
+bench-generate: build $(call MANIFESTS,tiny-chat smollm2) ## text of both servers beside the bare decode loop, about 20 minutes; results in docs/benchmarks
+	$(PY) -m bench.generate --out $(BENCH)/generate.json --report $(BENCH_OUT)/generate.md
+
 .PHONY: bench-test
 bench-test: $(VENV) ## the generator's and the statistics' own tests
 	cd bench/load && go vet ./... && go test ./...
