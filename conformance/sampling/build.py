@@ -240,6 +240,8 @@ def cases() -> list[Case]:
     add("0 and -0", given([0.0, -0.0, 0.0, -0.0]), top_k=3, seed=5, indices=range(40))
     add("far apart", given([most, -most, 0]), temperature=least, seed=4)
     add("far apart, hot", given([most, -most, 0]), temperature=100, seed=4)
+    add("least differences", given([0, least, 2 * least]), temperature=least, seed=4)
+    add("small differences", given([0, 1e-38, 3e-39]), temperature=1e-38, seed=4)
     add("just in reach", given([0, -32 * 0.6931471805599453, -22.18]), seed=6, indices=range(8))
     add("halves between integers", given([0, -0.34657359, -1.0397208, -1.7328680, -2.4260151]), seed=7)
     # A byte-level vocabulary.
@@ -279,6 +281,35 @@ def cases() -> list[Case]:
     ridge = made(49152, 4, 14, spread=20000)
     add("49152 tokens, thousands share the first place", ridge, seed=22, indices=many)
     add("49152 tokens, thousands share the first place, top_p 0.3", ridge, top_p=0.3, seed=22)
+    return found
+
+
+def weights() -> list[dict[str, str]]:
+    """Weights one by one: of logits in reach of the greatest one, at any temperature, and at the edges."""
+    found = []
+
+    def add(logit: float, most: float, temperature: float) -> None:
+        texts = [bits(value) for value in (logit, most, temperature)]
+        logit, most, temperature = map(single, texts)
+        if logit <= most and temperature > 0:
+            names = ("logit", "most", "temperature", "weight")
+            found.append(dict(zip(names, [*texts, str(weight(logit, most, temperature))], strict=True)))
+
+    for number in range(600):
+        draw = [random(77, number * 4 + at) for at in range(4)]
+        temperature = [1.0, (draw[0] % 10000 + 1) / 5000, (draw[0] % 2**20 + 1) / 10485.76][draw[1] % 3]
+        most = (draw[2] % 2**24 - 2**23) / 2 ** (18 + draw[1] // 3 % 4)
+        octaves = draw[3] % 2**30 / 2**30 * 33
+        add(most - octaves * temperature * 0.6931471805599453, most, temperature)
+    for halves in range(1, 66):  # beside the borders of n
+        for beside in (-1e-6, 0, 1e-6):
+            add(-halves / 2 * 0.6931471805599453 + beside, 0, 1)
+    for logit, most, temperature in [
+        (0, 0, 1), (-0.0, 0, 1), (1e-45, 1e-45, 1e-45), (0, 1e-45, 1e-45), (0, 1e-45, 1e-44), (-3e38, 3e38, 100),
+        (float("-inf"), 0, 100), (99999.99, 100000, 0.01), (2**24 - 1, 2**24, 100), (1e30, 1e30, 1e-30),
+        (-2218.07, 0, 100),
+    ]:  # fmt: skip
+        add(logit, most, temperature)
     return found
 
 
@@ -404,6 +435,7 @@ def main() -> None:
         if philox(counter, key) != [int(word, 16) for word in words.split()]:
             raise SystemExit("philox does not give Random123's known answers")
     write("picks.json", [case.data() for case in cases()])
+    write("weights.json", weights())
     write("seeds.json", seeds())
     write("stops.json", stop_cases())
 

@@ -121,6 +121,22 @@ func TestPicks(t *testing.T) {
 	}
 }
 
+func TestWeights(t *testing.T) {
+	var cases []struct {
+		Logit, Most, Temperature single
+		Weight                   string
+	}
+	readVectors(t, "weights.json", &cases)
+	if len(cases) < 700 {
+		t.Fatalf("%d cases", len(cases))
+	}
+	for _, c := range cases {
+		if got := newWeigher(float32(c.Most), float32(c.Temperature)).weight(float32(c.Logit)); strconv.FormatUint(got, 10) != c.Weight {
+			t.Errorf("%+v: got %d", c, got)
+		}
+	}
+}
+
 func TestSeeds(t *testing.T) {
 	var cases []struct {
 		RequestID string `json:"request_id"`
@@ -201,6 +217,9 @@ func FuzzNext(f *testing.F) {
 	f.Add(uint64(4), uint16(30000), float32(0), float32(1), 9000, float32(0.5), false)
 	f.Add(uint64(5), uint16(1), float32(9), float32(1e-40), 0, float32(1e-30), false)
 	f.Add(uint64(6), uint16(9000), float32(1e37), float32(7), 0, float32(0), false)
+	f.Add(uint64(7), uint16(3), float32(1e-45), float32(1e-45), 0, float32(0), false)
+	f.Add(uint64(8), uint16(300), float32(1e-42), float32(1e-43), 0, float32(0.9), false)
+	f.Add(uint64(9), uint16(300), float32(1e-38), float32(1e-38), 0, float32(0), false)
 	f.Fuzz(func(t *testing.T, seed uint64, size uint16, spread, temperature float32, topK int, topP float32, rounded bool) {
 		if size == 0 || !(temperature >= 0 && temperature <= 100) || topK < 0 || !(topP >= 0 && topP <= 1) || spread-spread != 0 {
 			return

@@ -21,7 +21,11 @@ const slack = 1. / (1 << 14)
 // total is between which two sums of weights that of all tokens is: nearly right, and much faster than the right one.
 func (w weigher) total(logits []float32) (low, high uint64) {
 	const slope = math.Ln2 / steps
-	most, scale := float32(w.most), float32(min(w.scale*steps, math.MaxFloat32))
+	if w.scale > math.MaxFloat32/steps { // hardly above absolute zero
+		exact := w.exactTotal(logits)
+		return exact, exact
+	}
+	most, scale := float32(w.most), float32(w.scale*steps)
 	sum := 0.
 	for _, logit := range logits {
 		at := min((most-logit)*scale, float32(len(fading)-1))

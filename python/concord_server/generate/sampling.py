@@ -33,6 +33,8 @@ _NEAR = 7.0
 """How many octaves less likely than the likeliest token those are that are sorted at first."""
 _SLACK = 2.0**-14
 """How far numpy's float32 sum of exponentials may be from the exact one, relatively. It is a few 2^-20 off."""
+_LEAST_HEAT = 1e-30
+"""Below that temperature, its inverse may be no float32."""
 _BLOCK = 4096
 """How many are weighed at once: what that takes stays in the processor's nearest caches."""
 
@@ -104,6 +106,8 @@ class Picker:
             values = np.partition(logits, start)[start:]
             values.sort()
             return self._exactly(logits, values, most, number)
+        if sampling.temperature < _LEAST_HEAT:
+            return self._exactly(logits, np.sort(logits), most, number)
         # Most picks fall among the likeliest; which one it is, a sum of all that is nearly right mostly tells.
         total = self._total(logits, most)
         slack = total * _SLACK + logits.size
@@ -123,7 +127,7 @@ class Picker:
         """About the weight of all tokens."""
         with np.errstate(over="ignore"):
             x = np.subtract(logits, np.float32(most))
-            x *= np.float32(min(1 / self._sampling.temperature, _MOST_FLOAT))
+            x *= np.float32(1 / self._sampling.temperature)
             return float(np.exp(x, out=x).sum()) * 2.0**_WEIGHT_BITS
 
     def _exactly(self, logits: Logits, values: Logits, most: float, number: int) -> int:
@@ -184,9 +188,6 @@ class Picker:
             if not weights[-1]:
                 return
             end = begin
-
-
-_MOST_FLOAT = float(np.finfo(np.float32).max)
 
 
 def _place(sums: _Weights, value: int) -> int:

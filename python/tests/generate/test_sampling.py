@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from concord_proto.inference.v1 import inference_service_pb2
 from concord_server.fault import Fault, Reason
-from concord_server.generate.sampling import Picker, Sampling, philox
+from concord_server.generate.sampling import Picker, Sampling, _weights, philox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,10 +35,21 @@ def logits_of(source: dict[str, Any]) -> Logits:
     if "bits" in source:
         return np.array([single(text) for text in source["bits"]], np.float32)
     bell = source["bell"]
-    totals = [
-        sum(word >> 16 for word in philox((token, 0, 0, 0), (bell["seed"], 0))) - 131072
-        for token in range(bell["vocabulary"])
-    ]
+    words = np.zeros((4, bell["vocabulary"]), np.uint64)  # of philox, all tokens at once
+    words[0] = np.arange(bell["vocabulary"])
+    low, high = np.uint64(2**32 - 1), np.uint64(32)
+    for turn in range(10):
+        first, second = words[0] * np.uint64(0xD2511F53), words[2] * np.uint64(0xCD9E8D57)
+        key = (bell["seed"] + turn * 0x9E3779B9) % 2**32, turn * 0xBB67AE85 % 2**32
+        words = np.stack(
+            [
+                second >> high ^ words[1] ^ np.uint64(key[0]),
+                second & low,
+                first >> high ^ words[3] ^ np.uint64(key[1]),
+                first & low,
+            ]
+        )
+    totals = (words >> np.uint64(16)).sum(0).astype(np.int64) - 131072
     made = (np.clip(totals, -bell["spread"], bell["spread"]) / 2.0 ** bell["shift"]).astype(np.float32)
     for token, text in source["replaced"].items():
         made[int(token)] = single(text)
@@ -66,6 +77,17 @@ def test_picks() -> None:
             continue
         picks = [[index, picker.next(logits, index)] for index, _ in case["picks"]]
         assert picks == case["picks"], case["name"]
+
+
+def test_weights() -> None:
+    cases = read("weights.json")
+    assert len(cases) > 700
+    for case in cases:
+        logit, most, temperature = (single(case[name]) for name in ("logit", "most", "temperature"))
+        scale = float.fromhex("0x1.71547652b82fep+0") / float(temperature)
+        for together in (1, 9):  # alone, and in a vector of the processor's
+            logits = np.full(together, logit, np.float32)
+            assert _weights(logits, float(most), scale).tolist() == [int(case["weight"])] * together, case
 
 
 def test_seeds() -> None:
