@@ -106,7 +106,7 @@ async def _serve(config: Config, arguments: Sequence[str]) -> int:
         loop.call_soon_threadsafe(tell_state, model_id, version, state)
 
     processors = worker.cores if worker else cores()
-    open_generator = ort.Generators(str(config.onnxruntime_genai or ""))
+    open_generator = ort.Generators(str(config.onnxruntime_genai or ""), config.device)
     admission = Admission(
         Trials(Limits(config.admission_timeout_seconds, config.admission_memory_bytes)),
         Verdicts(config.admission_cache),

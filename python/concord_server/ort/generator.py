@@ -16,11 +16,15 @@ __all__ = ["Generators"]
 
 
 class Generators:
-    """A generate.Open. Generators run on the CPU."""
+    """A generate.Open."""
 
-    def __init__(self, library: str = "") -> None:
-        """`library` is the setting onnxruntime_genai. It is not looked for before the first generator."""
+    def __init__(self, library: str = "", device: str = "cpu") -> None:
+        """`library` is the setting onnxruntime_genai. It is not looked for before the first generator.
+
+        `device` is the server's; there are no generators but on the CPU.
+        """
         self._library = library
+        self._device = device
 
     def library(self) -> Path:
         """The library that opens tokenizers. Raises SessionError where there is none."""
@@ -37,6 +41,8 @@ class Generators:
             raise SessionError(str(error)) from None
         tokenizer = open_genai(self.library()).tokenizer(package.files)
         try:
+            if self._device != "cpu":
+                raise SessionError(f"text generation runs on the CPU, not on {self._device}")
             session = Runtime(sizes.threads or processors()).load(package.graph, package.external)
             return tokenizer, OrtDecoder(session, settings, sizes)
         except BaseException:

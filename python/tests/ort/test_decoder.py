@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 from concord_server.fault import Fault, Reason
-from concord_server.generate import Row, Sizes
+from concord_server.generate import Package, Row, Sizes
 from concord_server.generate.settings import parse_settings
 from concord_server.model import Call, SessionError
-from concord_server.ort import OrtDecoder, Runtime
+from concord_server.ort import Generators, OrtDecoder, Runtime
 
 FIXTURES = Path(__file__).resolve().parents[3] / "conformance" / "fixtures"
 LIMIT = 20.0  # seconds that a test waits for what should happen at once
@@ -327,3 +327,16 @@ def test_a_graph_whose_logits_are_of_another_length(kit: SimpleNamespace) -> Non
 
 def test_settings_are_those_of_the_network(kit: SimpleNamespace) -> None:
     assert parse_settings(kit.settings()).context == CONTEXT
+
+
+def test_a_package_on_a_gpu_is_refused() -> None:
+    folder = FIXTURES / "token-lm" / "1"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    package = Package(files["model.onnx"], {}, files)
+    with pytest.raises(SessionError, match="text generation runs on the CPU, not on cuda:0"):
+        Generators(device="cuda:0")(package, Sizes(2))
+    tokenizer, made = Generators()(package, Sizes(2))
+    assert tokenizer.encode("a") == [token("a")]
+    assert made.slots == 2
+    with pytest.raises(SessionError, match=r"genai_config.json: expected JSON"):
+        Generators()(Package(package.graph, {}, {}), Sizes(2))
