@@ -58,6 +58,7 @@ type Engine struct {
 
 	slots []*active // the loop's alone, but for reading under mu
 	pace  pace      // the loop's alone
+	many  int       // logits that are worth more than one processor
 }
 
 // active is a generation as the engine sees it.
@@ -93,7 +94,7 @@ func New(options Options) *Engine {
 	e := &Engine{
 		options: options, tokenizer: options.Tokenizer, decoder: options.Decoder, ends: map[int32]bool{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}), maxWaiting: options.MaxWaiting,
-		slots: make([]*active, options.Decoder.Slots()), inRun: map[*active]bool{},
+		slots: make([]*active, options.Decoder.Slots()), many: manyLogits, inRun: map[*active]bool{},
 	}
 	for _, token := range options.Decoder.EndTokens() {
 		e.ends[token] = true

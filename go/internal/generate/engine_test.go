@@ -34,8 +34,14 @@ func TestOne(t *testing.T) {
 
 // TestManyJoin lets generations join and leave between steps: each gets what it gets alone.
 func TestManyJoin(t *testing.T) {
+	t.Run("one picks", func(t *testing.T) { manyJoin(t, manyLogits) })
+	t.Run("several pick", func(t *testing.T) { manyJoin(t, 0) })
+}
+
+func manyJoin(t *testing.T, many int) {
 	d := newFake(t, 4, 256)
 	e := start(t, d, nil)
+	e.many = many
 	random := rand.New(rand.NewPCG(1, 2))
 	var all sync.WaitGroup
 	for i := range 300 {

@@ -4,7 +4,10 @@ package generate
 
 import (
 	"fmt"
+	"runtime"
 	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
@@ -193,9 +196,9 @@ func (e *Engine) decode(slots []int) {
 	logits, took, err := e.run(of, rows)
 	if err == nil {
 		e.pace.stepped(took)
-		for i, a := range of {
-			a.cached++
-			e.sample(a, logits[i])
+		for i, p := range e.pick(of, logits) {
+			of[i].cached++
+			e.take(of[i], p)
 		}
 		return
 	}
@@ -228,17 +231,60 @@ func (e *Engine) failed(a *active, err error) {
 	}
 }
 
-// sample takes the next token of a generation from its logits.
-func (e *Engine) sample(a *active, logits []float32) {
+// picked is a token, or why there is none.
+type picked struct {
+	token int32
+	fault *fault.Fault
+}
+
+func (a *active) pick(logits []float32) (p picked) {
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			p.fault = fault.InternalError(fmt.Errorf("panic: %v\n%s", thrown, debug.Stack()))
+		}
+	}()
+	p.token, p.fault = a.sampler.next(logits, a.tokens)
+	return p
+}
+
+// manyLogits are worth more than one processor.
+const manyLogits = 1 << 16
+
+// pick picks the next token of each generation from its logits.
+func (e *Engine) pick(of []*active, logits [][]float32) []picked {
+	all := make([]picked, len(of))
+	workers := 1
+	if len(of)*len(logits[0]) > e.many {
+		workers = min(len(of), runtime.GOMAXPROCS(0))
+	}
+	var next atomic.Int32
+	work := func() {
+		for i := int(next.Add(1)) - 1; i < len(of); i = int(next.Add(1)) - 1 {
+			all[i] = of[i].pick(logits[i])
+		}
+	}
+	var others sync.WaitGroup
+	for range workers - 1 {
+		others.Go(work)
+	}
+	work()
+	others.Wait()
+	return all
+}
+
+// sample gives a generation its next token from its logits.
+func (e *Engine) sample(a *active, logits []float32) { e.take(a, a.pick(logits)) }
+
+// take gives a generation its next token.
+func (e *Engine) take(a *active, p picked) {
 	if e.isGone(a) {
 		return
 	}
-	token, f := a.sampler.next(logits, a.tokens)
-	if f != nil {
-		e.free(a, f)
+	if p.fault != nil {
+		e.free(a, p.fault)
 		return
 	}
-	now := time.Now()
+	token, now := p.token, time.Now()
 	if e.ends[token] {
 		e.finish(a, inferencev1.FinishReason_FINISH_REASON_STOP)
 		return
