@@ -335,7 +335,12 @@ def wrap(
     type=click.Choice(["fp32", "int8", "int4"]),
     default="fp32",
     show_default=True,
-    help="In what the weights are kept; answers are computed in 32-bit floats but for int4.",
+    help="In what the weights are kept.",
+)
+@click.option(
+    "--integers/--floats",
+    default=None,
+    help="Multiply in 8-bit integers: much faster with int8 and int4, and less exact. [default: for int4 only]",
 )
 @click.option(
     "--context",
@@ -350,6 +355,7 @@ def llama(
     weights: Path,
     target: Path,
     precision: Any,
+    integers: bool | None,
     context: int | None,
     prompts: tuple[str, ...],
     max_tokens: int,
@@ -371,6 +377,7 @@ def llama(
             weights,
             directory,
             precision=precision,
+            integers=integers,
             context=context,
             prompts=prompts or PROMPTS,
             most_tokens=max_tokens,

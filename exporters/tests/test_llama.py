@@ -301,8 +301,8 @@ def test_near_tied_tokens_end_a_golden_answer(tmp_path: Path) -> None:
 def test_a_graph_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = read_model(TINY)
 
-    def wrong(llama: Any, *arguments: Any) -> Any:
-        return write_graph(type(llama)(**{**vars(llama), "epsilon": 0.5}), *arguments)
+    def wrong(llama: Any, *arguments: Any, **options: Any) -> Any:
+        return write_graph(type(llama)(**{**vars(llama), "epsilon": 0.5}), *arguments, **options)
 
     monkeypatch.setattr(llama_package, "write_graph", wrong)
     assert model.llama.epsilon == 1e-5

@@ -42,12 +42,14 @@ class Layout:
 
 
 class _Graph:
-    def __init__(self, llama: Llama, weights: Weights, precision: Precision, constants: Constants) -> None:
+    def __init__(
+        self, llama: Llama, weights: Weights, precision: Precision, constants: Constants, *, integers: bool
+    ) -> None:
         self.llama = llama
         self.weights = weights
         self.bits = BITS[precision]
-        # 4 computes in 8-bit integers, which is faster, and in 8 bits swaps tokens that are nearly as likely.
-        self.accuracy = 4 if precision == "int4" else 0
+        # What MatMulNBits calls products in 8-bit integers, and in floats.
+        self.accuracy = 4 if integers else 0
         self.constants = constants
         self.nodes: list[onnx.NodeProto] = []
 
@@ -112,11 +114,18 @@ class _Graph:
 
 
 def write_graph(
-    llama: Llama, weights: Weights, precision: Precision, constants: Constants, layout: Layout | None = None
+    llama: Llama,
+    weights: Weights,
+    precision: Precision,
+    constants: Constants,
+    layout: Layout | None = None,
+    *,
+    integers: bool = False,
 ) -> onnx.ModelProto:
-    """The model; its constants go to `constants`, one by one as they are read. Raises SourceError, OSError."""
+    """The model; its constants go to `constants`, one by one as they are read. `integers` says that quantised weights
+    are multiplied in 8-bit integers. Raises SourceError, OSError."""
     layout = layout or Layout()
-    made = _Graph(llama, weights, precision, constants)
+    made = _Graph(llama, weights, precision, constants, integers=integers)
     lengths = _lengths(made)
     value, lookup = _embedded(made)
     residual: str | None = None
