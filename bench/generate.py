@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -321,11 +322,13 @@ def one_round(bare: Bare, servers: Sequence[Server], work: Work, series: Series)
 def rate_together(server: Server, work: Work) -> float:
     """Tokens in a second of several streams, from when all have begun to when one ends."""
     streams = [Stream(server, work.story, work.count) for _ in range(STREAMS)]
-    for stream in streams:
-        stream.wait()
-    begin = max(stream.times[0] for stream in streams)
-    end = min(stream.times[-1] for stream in streams)
-    return sum(begin < at <= end for stream in streams for at in stream.times) / (end - begin)
+    return together([stream.wait().times for stream in streams])
+
+
+def together(times: Sequence[Sequence[float]]) -> float:
+    """Events in a second of several series, while all of them run; 0 where they never do."""
+    begin, end = max(series[0] for series in times), min(series[-1] for series in times)
+    return sum(begin < at <= end for series in times for at in series) / (end - begin) if begin < end else 0.0
 
 
 def gaps(server: Server, work: Work) -> tuple[float, float, float]:
@@ -333,6 +336,7 @@ def gaps(server: Server, work: Work) -> tuple[float, float, float]:
     streams = [Stream(server, work.story, 100_000) for _ in range(3)]
     for stream in streams:
         stream.reach(20)
+    streams[0].reach(40)
     joins = Stream(server, work.long, 1)
     joins.wait()
     for stream in streams:
@@ -340,15 +344,23 @@ def gaps(server: Server, work: Work) -> tuple[float, float, float]:
         stream.wait()
     if not joins.times:
         raise SystemExit(f"{server.name}: {joins.error}")
+    latest = max(stream.times[0] for stream in streams)
+    times = [[at for at in stream.times if at > latest] for stream in streams]
+    before, during = gaps_around(times, joins.begin, joins.times[0])
+    return statistics.median(before), max(during), joins.first
+
+
+def gaps_around(times: Sequence[Sequence[float]], begin: float, end: float) -> tuple[list[float], list[float]]:
+    """The gaps of several series that are over before a moment, and those that touch what follows until another."""
     before: list[float] = []
     during: list[float] = []
-    for stream in streams:
-        for last, now in zip(stream.times, stream.times[1:], strict=False):
-            if now <= joins.begin:
+    for series in times:
+        for last, now in itertools.pairwise(series):
+            if now <= begin:
                 before.append(now - last)
-            elif last <= joins.times[0]:
+            elif last <= end:
                 during.append(now - last)
-    return statistics.median(before[6:]), max(during), joins.first
+    return before, during
 
 
 def overhead(bare: Bare, servers: Sequence[Server], work: Work, series: Series) -> None:
@@ -370,7 +382,7 @@ def cancels(server: Server, work: Work, series: Series) -> None:
     """Gives up texts at random moments, some amid their prompts, and waits until the slot is free."""
     source = random.Random(7)  # noqa: S311 - moments
     whole = server.text(work.story, 12)
-    step = statistics.median(b - a for a, b in zip(whole.times, whole.times[1:], strict=False))
+    step = statistics.median(b - a for a, b in itertools.pairwise(whole.times))
     server.text(work.long, 2)
     before, within = resident(server.pid), 0
     for i in range(work.cancels):
