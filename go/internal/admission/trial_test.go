@@ -275,9 +275,33 @@ func TestKey(t *testing.T) {
 	add("graph", func(_ *Admission, m *Model) { m.Sums["model.onnx"] = "9" })
 	add("data", func(_ *Admission, m *Model) { m.Sums["b"] = "9" })
 	add("no data", func(_ *Admission, m *Model) { delete(m.Files, "b") })
+	library := filepath.Join(t.TempDir(), "library")
+	if err := os.WriteFile(library, []byte("genai"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	generator := func(change func(*Admission, *Model)) func(*Admission, *Model) {
+		return func(a *Admission, m *Model) {
+			a.trials.GenAI = library
+			m.Generator = &Generator{Files: map[string][]byte{"aa": nil}, Threads: 2}
+			m.Sums["aa"] = "3"
+			change(a, m)
+		}
+	}
+	add("generator", generator(func(*Admission, *Model) {}))
+	add("generator's threads", generator(func(_ *Admission, m *Model) { m.Generator.Threads = 4 }))
+	add("generator's file", generator(func(_ *Admission, m *Model) { m.Sums["aa"] = "9" }))
+	add("another genai", generator(func(a *Admission, _ *Model) { a.genai = func() (string, error) { return "0", nil } }))
 	// printf 'concord-admission 2\nonnxruntime 1.31.1\nmachine x86_64\nintra_op_threads 3\nallow_integer_division false\nmodel.onnx 0\na 1\nb 2\n' | sha256sum
 	if keys["6c5d1e78d8ba1a1f9d6c2e1bd8b2f61b7363f085a56f145d6e7160ff7155138d"] != "plain" {
 		t.Errorf("keys: %v", keys)
+	}
+	// printf 'concord-admission 2\nonnxruntime 1.31.1\nmachine x86_64\nintra_op_threads 2\nallow_integer_division false\nonnxruntime-genai %s\nmodel.onnx 0\na 1\naa 3\nb 2\n' "$(printf genai | sha256sum | cut -c1-64)" | sha256sum
+	if keys["1a318ffb9149bd647e6ec79155c6245444405e3c87498985a8c665befd906723"] != "generator" {
+		t.Errorf("keys: %v", keys)
+	}
+	a := New(trials(&bytes.Buffer{}), "1.31.1", "")
+	if err := a.Admit(context.Background(), Model{Generator: &Generator{}}); err == nil || err.Error() != "kind generator: this server has no onnxruntime-genai" {
+		t.Errorf("without a library: %v", err)
 	}
 }
 
