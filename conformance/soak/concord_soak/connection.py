@@ -130,15 +130,24 @@ class Connection:
         return Outcome("OK", began, time.perf_counter(), answer)
 
     async def stream(
-        self, path: str, data: bytes, *, deadline: float = LONGEST_SECONDS, cancel_after: float | None = None
+        self,
+        path: str,
+        data: bytes,
+        *,
+        deadline: float = LONGEST_SECONDS,
+        cancel_after: float | None = None,
+        read_after: float = 0.0,
     ) -> Outcome:
-        """One request, many answers; see `unary`."""
+        """One request, many answers; see `unary`. Nothing is read before `read_after` seconds."""
         began = time.perf_counter()
         method: Callable[..., Any] = self._channel.unary_stream(path)
         call = method(data, timeout=deadline)
         timer = asyncio.get_running_loop().call_later(cancel_after, call.cancel) if cancel_after is not None else None
         messages: list[bytes] = []
         try:
+            end = time.perf_counter() + read_after
+            while not call.done() and (left := end - time.perf_counter()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(min(left, 0.05))
             async for message in call:
                 messages.append(message)
         except grpc.aio.AioRpcError as error:

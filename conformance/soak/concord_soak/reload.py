@@ -48,7 +48,7 @@ async def reload(command: Sequence[str], count: int, rate: float, seed: int, kee
         stage.scratch.bring_in(stage.scratch.make_stamp(1))
         stage.scratch.label({"stable": 1})
         with await asyncio.to_thread(stage.start) as server:
-            world = World(server.grpc, stage.authority, stage.scratch, [], [])
+            world = World(server.grpc, stage.authority, stage.scratch, [], [], [])
             for label in ("", "1", "stable"):
                 world.stamps.may(label, 1)
             world.open_shared()

@@ -19,6 +19,7 @@ from concord_soak.gauges import Gauges, Sample, slope_per_minute
 from concord_soak.process import Server
 from concord_soak.scratch import STAMP
 from concord_soak.stage import FIXTURES, MODELS, Stage, prepare
+from concord_soak.texts import TEXT_MODELS, text_cases
 from concord_soak.truth import PREDICT, Case, Package, answer_problem, any_cases
 from concord_soak.world import Actor, Turn, World
 
@@ -90,7 +91,7 @@ async def run_soak(
     """
     report = Report(name, seed)
     settings = {FLOOD: {"max_queue_rows": FLOOD_ROWS, "executors": 1, "batching": "direct"}}
-    fixtures = [*_FEATURES, *_BEHAVIOUR, *(f"any-{dtype}" for dtype in _ANY)]
+    fixtures = [*_FEATURES, *_BEHAVIOUR, *TEXT_MODELS, *(f"any-{dtype}" for dtype in _ANY)]
     with prepare(
         command,
         fixtures=fixtures,
@@ -104,7 +105,8 @@ async def run_soak(
         stage.scratch.label({"stable": 1})
         feature_cases, tensor_cases = await asyncio.to_thread(_cases, stage, [*_FEATURES, *fitted], seed)
         with await asyncio.to_thread(stage.start) as server:
-            world = World(server.grpc, stage.authority, stage.scratch, feature_cases, tensor_cases)
+            texts = text_cases(random.Random(f"{seed}/texts"))  # noqa: S311
+            world = World(server.grpc, stage.authority, stage.scratch, feature_cases, tensor_cases, texts)
             for label in ("", "1", "stable"):
                 world.stamps.may(label, 1)
             actors = [actor for actor in all_actors() if not only or actor.name in only]

@@ -13,6 +13,7 @@ from concord_soak.findings import Findings
 from concord_soak.scratch import Scratch
 from concord_soak.stamps import Stamps
 from concord_soak.tally import Tally
+from concord_soak.texts import TextCase
 from concord_soak.truth import Case
 
 __all__ = ["Actor", "Turn", "World", "actor", "registered"]
@@ -66,6 +67,7 @@ class World:
     scratch: Scratch
     feature_cases: list[Case]
     tensor_cases: list[Case]
+    text_cases: list[TextCase]
     tally: Tally = field(default_factory=Tally)
     findings: Findings = field(default_factory=Findings)
     stamps: Stamps = field(default_factory=Stamps)
