@@ -95,7 +95,7 @@ def test_beginnings() -> None:
 
 
 def test_the_cases_are_those_of_the_suite() -> None:
-    cases = text_cases(random.Random(1))  # noqa: S311
+    cases = text_cases(random.Random(1))
     assert len(cases) > 40
     assert {case.finish for case in cases} == {1, 2, 3}
     assert any(case.seed for case in cases)
