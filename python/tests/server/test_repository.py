@@ -249,7 +249,7 @@ def shuffle(directory: Path) -> None:
         (edit(surprise=1), "manifest.json is no manifest"),
         (edit(kind="MODEL_KIND_UNSPECIFIED"), "kind: expected a kind, got nothing"),
         (edit(kind=99), "kind: expected a kind, got nothing"),
-        (edit(kind="MODEL_KIND_GENERATOR"), "kind generator is not served here"),
+        (edit(kind="MODEL_KIND_GENERATOR"), "files: genai_config.json is not listed"),
         (edit(kind="MODEL_KIND_RECOMMENDER"), "kind recommender is not served here"),
         (edit(kind="MODEL_KIND_TENSOR"), "kind tensor: expected no features, predictions and outputs in the manifest"),
         (edit(files=[]), "files: model.onnx is not listed"),
