@@ -344,6 +344,8 @@ def gaps(server: Server, work: Work) -> tuple[float, float, float]:
         stream.wait()
     if not joins.times:
         raise SystemExit(f"{server.name}: {joins.error}")
+    if any(stream.final for stream in streams):
+        print(f"{server.name}: a stream ended before the long prompt's first token: its gaps are fewer", flush=True)
     latest = max(stream.times[0] for stream in streams)
     times = [[at for at in stream.times if at > latest] for stream in streams]
     before, during = gaps_around(times, joins.begin, joins.times[0])

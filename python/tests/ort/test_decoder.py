@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
@@ -340,3 +341,37 @@ def test_a_package_on_a_gpu_is_refused() -> None:
     assert made.slots == 2
     with pytest.raises(SessionError, match=r"genai_config.json: expected JSON"):
         Generators()(Package(package.graph, {}, {}), Sizes(2))
+
+
+def test_tiny_chat_says_the_same_alone_and_together() -> None:
+    folder = FIXTURES / "tiny-chat" / "1"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    tokenizer, one = Generators()(Package(files["model.onnx"], {}, files), Sizes(4))
+    said = {
+        "What is the capital of France?": "The capital of France is Paris.",
+        "Speak Japanese.": "\u3053\u3093\u306b\u3061\u306f\u4e16\u754c \U0001f412",
+        "What is 2+2?": "2+2 is 4.",
+    }
+    prompts = [
+        tokenizer.encode(tokenizer.template(json.dumps([{"role": "user", "content": question}]))) for question in said
+    ]
+    for piece in (1, 10, 512):
+        streams = [tokenizer.stream() for _ in said]
+        texts = ["" for _ in said]
+        tokens = []
+        for slot, prompt in enumerate(prompts):
+            for at in range(0, len(prompt), piece):
+                (logits,) = one.run([Row(slot, at, prompt[at : at + piece])], Call())
+            tokens.append(int(logits.argmax()))
+        running = dict(enumerate(len(prompt) for prompt in prompts))
+        while running:
+            for slot in list(running):
+                if tokens[slot] in one.end_tokens:
+                    del running[slot]
+                else:
+                    texts[slot] += streams[slot].add(tokens[slot])
+            rows = [Row(slot, position, [tokens[slot]]) for slot, position in running.items()]
+            for row, logits in zip(rows, one.run(rows, Call()) if rows else (), strict=True):
+                tokens[row.slot] = int(logits.argmax())
+                running[row.slot] += 1
+        assert texts == list(said.values())
