@@ -200,8 +200,8 @@ async def test_deadlines(fakes: SimpleNamespace) -> None:
     decoder.gate = threading.Semaphore(0)
     engine, watched = fakes.engine(decoder), fakes.Watched()
     engine.serve(asyncio.get_running_loop(), watched)
-    running = begin(engine, fakes, 1, call=Call(time.monotonic() + 0.2))
-    waiting = begin(engine, fakes, 1, call=Call(time.monotonic() + 0.1))
+    running = begin(engine, fakes, 1, call=Call(time.monotonic() + 1.5))
+    waiting = begin(engine, fakes, 1, call=Call(time.monotonic() + 1))
     for generation in (running, waiting):
         _, ending = await generation.all()
         assert ending.fault is not None
