@@ -70,8 +70,8 @@ type active struct {
 	limit   int     // most tokens that it may have
 	sampler *sampler
 	stops   *stops
-	since   time.Time // when it came to the engine
-	stop    func() bool
+	since   time.Time   // when it came to the engine
+	stop    func() bool // ends the watch over its context
 
 	// Under the engine's mu.
 	gone bool // nobody waits for it any more
@@ -167,28 +167,30 @@ func (e *Engine) Generate(ctx context.Context, request Request) (*Generation, *f
 		return nil, f.At(e.options.ModelID, e.options.Version)
 	}
 	a.Generation = &Generation{ctx: ctx, signal: make(chan struct{}, 1)}
-	a.since = time.Now()
-	e.mu.Lock()
-	if ctx.Err() != nil {
-		e.mu.Unlock()
-		return nil, fault.Ended(ctx)
-	}
-	if e.insideLocked() >= len(e.slots)+e.maxWaiting {
-		f := e.full()
-		e.mu.Unlock()
+	a.stop = context.AfterFunc(ctx, func() { e.leave(a) })
+	if f := e.enter(a); f != nil {
+		a.stop()
 		return nil, f
 	}
-	e.came++
-	a.order = e.came
-	e.waiting = append(e.waiting, a)
-	e.options.Watcher.Waiting(1)
-	e.mu.Unlock()
-	stop := context.AfterFunc(ctx, func() { e.leave(a) })
-	e.mu.Lock()
-	a.stop = stop
-	e.mu.Unlock()
 	e.tell()
 	return a.Generation, nil
+}
+
+// enter lets a generation wait, where there is room and somebody still waits for it.
+func (e *Engine) enter(a *active) *fault.Fault {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if a.gone {
+		return fault.Ended(a.ctx)
+	}
+	if e.insideLocked() >= len(e.slots)+e.maxWaiting {
+		return e.full()
+	}
+	e.came++
+	a.order, a.since = e.came, time.Now()
+	e.waiting = append(e.waiting, a)
+	e.options.Watcher.Waiting(1)
+	return nil
 }
 
 // defaultTokens are the most tokens of a generation that says nothing of it.

@@ -296,9 +296,15 @@ func TestClose(t *testing.T) {
 		t.Fatal(f)
 	}
 	<-d.began
+	waiting, f := e.Generate(context.Background(), ask("waiting", 5))
+	if f != nil {
+		t.Fatal(f)
+	}
 	e.Close()
-	if _, ending := g.All(); ending.Err == nil || ending.Err.Reason != fault.Cancelled {
-		t.Errorf("got %+v", ending)
+	for _, g := range []*Generation{g, waiting} {
+		if _, ending := g.All(); ending.Err == nil || ending.Err.Reason != fault.Cancelled {
+			t.Errorf("got %+v", ending)
+		}
 	}
 }
 

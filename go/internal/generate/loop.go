@@ -22,11 +22,7 @@ func (e *Engine) loop() {
 		closing := e.closing
 		e.mu.Unlock()
 		if closing {
-			for _, a := range e.slots {
-				if a != nil {
-					e.free(a, fault.New(fault.Cancelled, "the model was closed"))
-				}
-			}
+			e.endAll()
 			return
 		}
 		e.drop()
@@ -36,6 +32,25 @@ func (e *Engine) loop() {
 			continue
 		}
 		e.round(r)
+	}
+}
+
+// endAll ends who is still there when the engine is closed. Nobody waits for them, or not for long.
+func (e *Engine) endAll() {
+	closed := fault.New(fault.Cancelled, "the model was closed")
+	for _, a := range e.slots {
+		if a != nil {
+			e.free(a, closed)
+		}
+	}
+	e.mu.Lock()
+	waiting := e.waiting
+	e.waiting = nil
+	e.mu.Unlock()
+	for _, a := range waiting {
+		a.stop()
+		e.options.Watcher.Waiting(-1)
+		a.end(&Ending{Err: closed.At(e.options.ModelID, e.options.Version), PromptTokens: a.prompt})
 	}
 }
 
@@ -66,6 +81,7 @@ func (e *Engine) arrange() round {
 		e.options.Watcher.Running(1)
 		e.options.Watcher.Began(a.ending.Queue)
 	}
+	clear(joined) // the list's memory outlives them
 	for _, m := range r.moves {
 		e.decoder.Move(m.from, m.to, m.tokens)
 		e.mu.Lock()
@@ -94,7 +110,7 @@ func (e *Engine) isGone(a *active) bool {
 
 // free ends a generation that has a slot: with a fault, or as it has ended by itself, or as its context did.
 func (e *Engine) free(a *active, f *fault.Fault) {
-	a.stop0()
+	a.stop()
 	if a.text != nil {
 		a.text.Close()
 		a.text = nil
@@ -128,12 +144,6 @@ func (e *Engine) free(a *active, f *fault.Fault) {
 	e.options.Watcher.Ended(ending.Compute)
 	a.ahead = nil
 	a.end(ending)
-}
-
-func (a *active) stop0() {
-	if a.stop != nil {
-		a.stop()
-	}
 }
 
 // round runs a chunk of a prompt, then a step of all that decode. What goes wrong in it is never the whole server's.
