@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"unicode/utf8"
@@ -140,7 +141,8 @@ func (t *tokenizer) Encode(text string) ([]int32, error) {
 	}
 	tokens := make([]int32, count)
 	copy(tokens, unsafe.Slice((*int32)(unsafe.Pointer(data)), count))
-	return tokens, nil
+	// A byte that the vocabulary lacks, as SmolLM2's lacks control characters, has -1 here, and no token in Hugging Face's tokenizers.
+	return slices.DeleteFunc(tokens, func(token int32) bool { return token < 0 }), nil
 }
 
 func (t *tokenizer) Stream() (generate.TextStream, error) {

@@ -263,3 +263,32 @@ func resident(t testing.TB) int64 {
 	}
 	return pages * int64(os.Getpagesize())
 }
+
+// A vocabulary may lack bytes: SmolLM2's lacks 21 of them.
+func TestBytesWithoutATokenAreLeftOut(t *testing.T) {
+	files := tinyFiles(t)
+	var document map[string]any
+	if err := json.Unmarshal(files["tokenizer.json"], &document); err != nil {
+		t.Fatal(err)
+	}
+	vocabulary := document["model"].(map[string]any)["vocab"].(map[string]any)
+	if _, ok := vocabulary["\u0104"]; !ok {
+		t.Fatal("byte 4 has another name")
+	}
+	delete(vocabulary, "\u0104")
+	changed, err := json.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["tokenizer.json"] = changed
+	tokenizer, err := openGenAI(t).Tokenizer(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tokenizer.Close()
+	for text, want := range map[string][]int32{"a\x04b": {100, 101}, "\x04": {}} {
+		if tokens, err := tokenizer.Encode(text); err != nil || !slices.Equal(tokens, want) {
+			t.Errorf("%q: got %v, %v", text, tokens, err)
+		}
+	}
+}

@@ -220,7 +220,9 @@ class GenAITokenizer:
                 return []
             count = library.call("OgaSequencesGetSequenceCount", sequences, 0)
             tokens: list[int] = library.call("OgaSequencesGetSequenceData", sequences, 0)[:count] if count else []
-            return tokens
+            # A byte that the vocabulary lacks, as SmolLM2's lacks control characters, has -1 here, and no token in
+            # Hugging Face's tokenizers.
+            return [token for token in tokens if token >= 0] if tokens and min(tokens) < 0 else tokens
         finally:
             library.call("OgaDestroySequences", sequences)
 

@@ -287,3 +287,14 @@ def test_its_python_package_is_not_imported_and_nothing_is_sent() -> None:
         "assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT)
+
+
+def test_bytes_without_a_token_are_left_out(library: GenAI) -> None:
+    # A vocabulary may lack bytes: SmolLM2's lacks 21 of them.
+    given = files()
+    document = json.loads(given["tokenizer.json"])
+    del document["model"]["vocab"]["\u0104"]
+    tokenizer = library.tokenizer({**given, "tokenizer.json": json.dumps(document).encode()})
+    assert tokenizer.encode("a\x04b") == ids("ab")
+    assert tokenizer.encode("\x04") == []
+    tokenizer.close()
