@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from concord_export.__main__ import main
 from concord_export.errors import ExportError, PackageExistsError, PackageInvalidError, ParityError, SourceError
 from concord_export.llama import export_llama
 from concord_export.llama import package as llama_package
-from concord_export.llama.architecture import scaled_like_llama3
+from concord_export.llama.architecture import check_weights, scaled_like_llama3, shapes
 from concord_export.llama.builder_folder import write_builder_folder
 from concord_export.llama.genai_config import genai_config
 from concord_export.llama.generation import Generator
@@ -520,6 +521,30 @@ def test_gguf_files_that_are_cut_off(tmp_path: Path) -> None:
     path.write_bytes(b"GGML" + whole[4:])
     with pytest.raises(SourceError, match="is no whole GGUF file"):
         read_model(path)
+
+
+def test_changed_bytes_raise_nothing_else(tmp_path: Path) -> None:
+    """Of a GGUF file's head and of a safetensors file's: read, or refused by a SourceError."""
+    chance = random.Random(0)
+    folder = write_folder(tmp_path / "f", CONFIG)
+    files = {write_gguf(tmp_path / "tiny.gguf"): 4500, folder / "model.safetensors": 2500}
+    refused = 0
+    for path, head in files.items():
+        whole = path.read_bytes()
+        for _ in range(60):
+            data = bytearray(whole)
+            for _ in range(chance.randint(1, 4)):
+                data[chance.randrange(head)] = chance.choice([0, 1, 8, 9, 0x7F, 0xFF, chance.randrange(256)])
+            path.write_bytes(data)
+            try:
+                model = read_model(path)
+                check_weights(model.llama, model.weights)
+                for name in shapes(model.llama):
+                    model.weights.read(name)
+            except SourceError:
+                refused += 1
+        path.write_bytes(whole)
+    assert refused > 20
 
 
 def test_a_quantisation_that_nobody_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
