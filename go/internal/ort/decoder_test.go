@@ -127,6 +127,22 @@ func TestDecoderSizes(t *testing.T) {
 	}
 }
 
+func TestDecoderAnswers(t *testing.T) {
+	d := tinyDecoder(t, 1)
+	all := prompts(t)
+	for i, want := range map[int]string{0: "The capital of France is Paris.", 2: "こんにちは世界 🐒"} {
+		var text []byte
+		next := largest(run(t, d, generate.Row{Tokens: all[i]})[0])
+		for position := len(all[i]); !slices.Contains(d.EndTokens(), int32(next)) && position < d.Context(); position++ {
+			text = append(text, byte(next-3)) // the token of a byte is 3 more
+			next = largest(run(t, d, generate.Row{Position: position, Tokens: []int32{int32(next)}})[0])
+		}
+		if string(text) != want {
+			t.Errorf("%s: got %q, want %q", questions[i], text, want)
+		}
+	}
+}
+
 // generation is one of several in the test below.
 type generation struct {
 	prompt, answer []int32
