@@ -25,7 +25,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime
 
-__all__ = ["Generated", "Reference", "Settings", "philox", "sample", "seed_of"]
+__all__ = ["Generated", "Reference", "Settings", "philox", "sample", "seed_of", "stop_at"]
 
 DEFAULT_TOKENS = 256
 """Where a request names no max_tokens."""
@@ -96,8 +96,8 @@ def weights_of(logits: Sequence[float], temperature: float) -> list[tuple[int, i
     return weights
 
 
-def sample(logits: Sequence[float], settings: Settings, index: int) -> int:
-    """The token that is picked. Raises ValueError where another machine's sums could pick another one."""
+def sample(logits: Sequence[float], settings: Settings, index: int, *, robust: bool = True) -> int:
+    """The token that is picked. If `robust`, ValueError where another machine's sums could pick another one."""
     weights = weights_of(logits, settings.temperature)
     if settings.top_k:
         weights = weights[: settings.top_k]
@@ -108,7 +108,7 @@ def sample(logits: Sequence[float], settings: Settings, index: int) -> int:
         while held < enough:
             held += weights[count][0]
             count += 1
-        if min(abs(held - enough), abs(enough - held + weights[count - 1][0])) < LEAST_DISTANCE * held:
+        if robust and min(abs(held - enough), abs(enough - held + weights[count - 1][0])) < LEAST_DISTANCE * held:
             raise ValueError("top_p ends too near a token's end")
         weights = weights[:count]
     whole = sum(weight for weight, _ in weights)
@@ -117,7 +117,7 @@ def sample(logits: Sequence[float], settings: Settings, index: int) -> int:
     for weight, token in weights:
         held += weight
         if held > random:
-            if min(held - random, random - held + weight) < LEAST_DISTANCE * whole and weight != whole:
+            if robust and min(held - random, random - held + weight) < LEAST_DISTANCE * whole and weight != whole:
                 raise ValueError("the random number lies too near a token's end")
             return token
     raise AssertionError("the random number lies below the sum")
@@ -142,7 +142,7 @@ class Generated:
         return "".join(self.pieces)
 
 
-def _stop_at(text: str, stops: Sequence[str]) -> int | None:
+def stop_at(text: str, stops: Sequence[str]) -> int | None:
     """Where the text ends that is delivered, once a stop text is complete."""
     for end in range(1, len(text) + 1):
         complete = [stop for stop in stops if text[:end].endswith(stop)]
@@ -206,7 +206,7 @@ class Reference:
         if isinstance(settings, int):
             settings = Settings(settings)
         tokens = self.encode(prompt)
-        logits, cache = self._run(tokens, 0, self._empty())
+        logits, cache = self.run(tokens, 0, self.empty())
         limit = min(settings.max_tokens or DEFAULT_TOKENS, self.context - len(tokens))
         made: list[int] = []
         finish = ""
@@ -216,14 +216,14 @@ class Reference:
                 finish = "STOP"
                 break
             made.append(token)
-            if _stop_at("".join(self.pieces(made)), settings.stop) is not None:
+            if stop_at("".join(self.pieces(made)), settings.stop) is not None:
                 finish = "STOP_SEQUENCE"
             elif len(made) == limit:
                 finish = "LENGTH"
             else:
-                logits, cache = self._run([token], len(tokens) + len(made) - 1, cache)
+                logits, cache = self.run([token], len(tokens) + len(made) - 1, cache)
         pieces = self.pieces(made)
-        left = _stop_at("".join(pieces), settings.stop)
+        left = stop_at("".join(pieces), settings.stop)
         if left is not None:
             for index, piece in enumerate(pieces):
                 pieces[index] = piece[:left]
@@ -238,7 +238,8 @@ class Reference:
             raise ValueError(f"{prompt!r}: two tokens are as likely")
         return int(logits.argmax())
 
-    def _empty(self) -> dict[str, Any]:
+    def empty(self) -> dict[str, Any]:
+        """The cache before the first token."""
         decoder = self._decoder
         shape = (1, decoder["num_key_value_heads"], 0, decoder["head_size"])
         return {
@@ -247,7 +248,7 @@ class Reference:
             for name in (decoder["inputs"]["past_key_names"], decoder["inputs"]["past_value_names"])
         }
 
-    def _run(self, tokens: Sequence[int], position: int, cache: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def run(self, tokens: Sequence[int], position: int, cache: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """The logits after the last token, and the cache that has grown."""
         inputs, outputs = self._decoder["inputs"], self._decoder["outputs"]
         total = position + len(tokens)

@@ -51,11 +51,20 @@ FAULTS = (
 class Refused(Exception):
     """An error status."""
 
-    def __init__(self, code: grpc.StatusCode, reason: str, message: str, *, retry: bool = False) -> None:
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        reason: str,
+        message: str,
+        *,
+        retry: bool = False,
+        field: str = "model_id",
+        about: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
-        fields = [("model_id", message)] if code == grpc.StatusCode.INVALID_ARGUMENT else None
-        self.status = details(code, message, reason, retry=retry, fields=fields)
+        fields = [(field, message)] if code == grpc.StatusCode.INVALID_ARGUMENT else None
+        self.status = details(code, message, reason, retry=retry, fields=fields, metadata=about)
         self.reason = reason
 
 
