@@ -178,7 +178,7 @@ dist: build ## make dist/, a tarball of the Go server that runs elsewhere
 
 PYTHON_SOURCES := python/concord_server python/concord_client python/concord_command.py exporters/concord_export \
   conformance/concord_conformance conformance/soak/concord_soak conformance/build_fixtures.py conformance/broken_fixtures.py \
-  conformance/build_cases.py conformance/tensor_fixtures.py conformance/admission_fixtures.py \
+  conformance/build_cases.py conformance/sampling/build.py conformance/tensor_fixtures.py conformance/admission_fixtures.py \
   conformance/generator_fixtures.py conformance/generator_reference.py conformance/stream_cases.py demo proto/plugins $(filter-out bench/plots.py,$(wildcard bench/*.py)) bench/tests
 
 .PHONY: check
