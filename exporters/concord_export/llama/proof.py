@@ -28,7 +28,7 @@ _FLOATS = Limits(1e-3, 1e-5)
 # Activations in 8-bit integers cost far more than sums in floats.
 _INTEGERS = Limits(8, 0)
 # What rounding the weights may cost.
-_SOURCE_LIMITS: dict[Precision, Limits] = {"fp32": _FLOATS, "int8": Limits(8, 0), "int4": Limits(16, 0)}
+_SOURCE_LIMITS: dict[Precision, Limits] = {"fp32": _FLOATS, "int8": Limits(8, 0), "int4": Limits(32, 0)}
 # By how much a golden token leads: in floats, beyond what other machines could round otherwise. Products in integers
 # differ from NumPy by more, but among machines hardly: the leads of both shall be clear.
 _LEAD, _LEAD_OF_INTEGERS = 1e-3, 0.1
