@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"unicode"
 
 	inferencev1 "github.com/concord-inference/concord/go/gen/inference/v1"
 	"github.com/concord-inference/concord/go/internal/fault"
@@ -17,6 +18,7 @@ import (
 type prompt struct {
 	messages string // a JSON list of {"role","content"} for the chat template; empty where the prompt is raw
 	raw      string // the text itself, without a template
+	said     string // the contents of the messages, one after the other
 }
 
 // readPrompt makes a prompt of a request's features. conformance/generate/prompts.json has its rules and words as data, for both servers.
@@ -58,17 +60,62 @@ func readPrompt(features map[string]*inferencev1.FeatureValue) (prompt, *fault.F
 		}
 		said = append([]message{{"system", system}}, said...)
 	}
-	return prompt{messages: writeMessages(said)}, nil
+	contents := make([]string, len(said))
+	for i, m := range said {
+		contents[i] = m.content
+	}
+	return prompt{messages: writeMessages(said), said: strings.Join(contents, "\n")}, nil
+}
+
+const (
+	// tokenBytes is more than nearly every token of a prompt has: a text of so many for each token of the context is too long, and not worth a
+	// tokenizer's time.
+	tokenBytes = 64
+	// longestWord is the most characters of one kind in a row: what a tokenizer takes for one word costs it the square of its length.
+	longestWord = 4096
+)
+
+// checkText finds what a tokenizer must not be given: once it has begun nothing ends it.
+func checkText(text string, context int) *fault.Fault {
+	if len(text) > tokenBytes*context {
+		return promptFault(fault.PromptTooLong, "prompt", "expected at most %d tokens, the chat template's included, got a text of %d bytes", context-1, len(text))
+	}
+	const blank = 0
+	before, run := blank, 0
+	for _, r := range text {
+		kind := 3
+		switch {
+		case unicode.IsSpace(r):
+			kind = blank
+		case unicode.IsLetter(r):
+			kind = 1
+		case unicode.IsNumber(r):
+			kind = 2
+		}
+		if kind != before {
+			before, run = kind, 0
+		}
+		if run++; kind != blank && run > longestWord {
+			return badPrompt("prompt", "expected at most %d letters, digits or signs in a row, got more", longestWord)
+		}
+	}
+	return nil
 }
 
 // tokens are the prompt's, at least one; with one more they fit into the context.
 func (p prompt) tokens(tokenizer Tokenizer, context int) ([]int32, *fault.Fault) {
 	name, text := "prompt", p.raw
 	if p.messages != "" {
+		if f := checkText(p.said, context); f != nil {
+			return nil, f
+		}
 		var err error
 		if text, err = tokenizer.Template(p.messages); err != nil {
 			return nil, badPrompt("messages", "the model's chat template refuses it: %s", fault.Scrub(err.Error()))
 		}
+	}
+	if f := checkText(text, context); f != nil {
+		return nil, f
 	}
 	tokens, err := tokenizer.Encode(text)
 	switch {

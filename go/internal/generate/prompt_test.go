@@ -37,7 +37,7 @@ func TestReadPrompt(t *testing.T) {
 		}
 		got, f := readPrompt(request.GetFeatures())
 		if len(c.Violations) == 0 {
-			if f != nil || got != (prompt{c.Messages, c.Raw}) {
+			if f != nil || got.messages != c.Messages || got.raw != c.Raw {
 				t.Errorf("%.200s: got %+v (%v), want %q %q", c.Features, got, f, c.Messages, c.Raw)
 			}
 			continue
@@ -116,4 +116,24 @@ func FuzzMessages(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestTextsNotWorthReading are refused before the tokenizer has them.
+func TestTextsNotWorthReading(t *testing.T) {
+	const context = 512
+	for text, want := range map[string]fault.Reason{
+		strings.Repeat(" x", 16384):                                 "",
+		strings.Repeat(" x", 16384) + "x":                           fault.PromptTooLong,
+		strings.Repeat("é", 4096):                                   "",
+		strings.Repeat("é", 4097):                                   fault.PromptInvalid,
+		strings.Repeat("7", 4097):                                   fault.PromptInvalid,
+		strings.Repeat("_", 4097):                                   fault.PromptInvalid,
+		strings.Repeat(" ", 30000):                                  "",
+		strings.Repeat("x", 4096) + "1" + strings.Repeat("y", 4096): "",
+	} {
+		f := checkText(text, context)
+		if want == "" && f != nil || want != "" && (f == nil || f.Reason != want) {
+			t.Errorf("%.10s... of %d bytes: got %v, want %q", text, len(text), f, want)
+		}
+	}
 }

@@ -34,15 +34,19 @@ class Prompt(NamedTuple):
     """A JSON list of {"role","content"} for the chat template."""
     raw: str = ""
     """The text itself, without a template."""
+    said: str = ""
+    """The contents of the messages, one after the other."""
 
     def tokens(self, tokenizer: Tokenizer, context: int) -> list[int]:
         """The prompt's, at least one; with one more they fit into the context. Raises Fault."""
         text = self.raw
         if self.messages:
+            _check_text(self.said, context)
             try:
                 text = tokenizer.template(self.messages)
             except TokenizerError as error:
                 raise _bad("messages", f"the model's chat template refuses it: {scrub(str(error))}") from None
+        _check_text(text, context)
         try:
             tokens = tokenizer.encode(text)
         except TokenizerError as error:
@@ -53,6 +57,25 @@ class Prompt(NamedTuple):
             text = f"expected at most {context - 1} tokens, the chat template's included, got {len(tokens)}"
             raise fault.from_violations([_violation(Reason.PROMPT_TOO_LONG, "prompt", text)])
         return tokens
+
+
+_TOKEN_BYTES = 64
+"""More than nearly every token of a prompt has: a longer text is not worth a tokenizer's time."""
+_LONGEST_WORD = 4096
+"""Most characters of one kind in a row: what a tokenizer takes for one word costs it the square of its length."""
+_LONG_WORD = re.compile(
+    rf"[^\W\d_]{{{_LONGEST_WORD + 1}}}|\d{{{_LONGEST_WORD + 1}}}|(?:[^\w\s]|_){{{_LONGEST_WORD + 1}}}"
+)
+
+
+def _check_text(text: str, context: int) -> None:
+    """Raises Fault where a tokenizer must not be given a text: once it has begun nothing ends it."""
+    size = len(text.encode())
+    if size > _TOKEN_BYTES * context:
+        wrong = f"expected at most {context - 1} tokens, the chat template's included, got a text of {size} bytes"
+        raise fault.from_violations([_violation(Reason.PROMPT_TOO_LONG, "prompt", wrong)])
+    if len(text) > _LONGEST_WORD and _LONG_WORD.search(text):
+        raise _bad("prompt", f"expected at most {_LONGEST_WORD} letters, digits or signs in a row, got more")
 
 
 def read_prompt(features: Mapping[str, FeatureValue]) -> Prompt:
@@ -83,7 +106,9 @@ def read_prompt(features: Mapping[str, FeatureValue]) -> Prompt:
                 wrong = f'expected no system message in the feature "messages" beside it, got message {i}'
                 raise _bad("system", wrong)
         said.insert(0, _Message("system", system))
-    return Prompt(json.dumps([message._asdict() for message in said], ensure_ascii=False, separators=(",", ":")))
+    listed = [message._asdict() for message in said]
+    texts = "\n".join(message.content for message in said)
+    return Prompt(json.dumps(listed, ensure_ascii=False, separators=(",", ":")), said=texts)
 
 
 def _check(features: Mapping[str, FeatureValue]) -> None:
