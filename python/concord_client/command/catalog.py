@@ -195,8 +195,12 @@ def _print_values(version: ModelVersion) -> None:
 
 
 def _print_example(model: Model, version: ModelVersion) -> None:
+    if version.kind == "GENERATOR":
+        click.echo()
+        line(f"concord chat {model.model_id}")
+        return
     required = [feature for feature in version.features if feature.required]
-    if not version.features or version.kind in ("GENERATOR", "RECOMMENDER"):
+    if not version.features or version.kind == "RECOMMENDER":
         return
     words = [shlex.quote(f"{feature.name}={_sample(feature)}") for feature in required[:_EXAMPLE_FEATURES]]
     more = " ..." if len(required) > _EXAMPLE_FEATURES else ""
