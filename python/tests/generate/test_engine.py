@@ -135,7 +135,7 @@ def test_a_long_prompt_comes_in_chunks_and_the_others_go_on(fakes: SimpleNamespa
     assert len(running.wait()[0]) == 30
     assert len(long.wait()[0]) == 1
     pieces = [len(run[0].tokens) for run in decoder.runs if len(run[0].tokens) > 1]
-    assert sum(pieces) == 300
+    assert sum(pieces) in (299, 300)  # the last may be one token, and then looks like a step
     assert max(pieces) <= 50
     # Beside one that decodes no two pieces follow each other.
     kinds = [len(run[0].tokens) > 1 for run in decoder.runs]
