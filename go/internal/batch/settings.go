@@ -83,6 +83,8 @@ type Setup struct {
 const (
 	// A hand-over from one goroutine to another and back costs about this under load: what saves less gains nothing from a batch.
 	handOver = 10 * time.Microsecond
+	// handling is about what receiving and answering a request takes of a processor.
+	handling = 25 * time.Microsecond
 	// tiny is up to where a run in the handler's own goroutine holds up nobody.
 	tiny = 100 * time.Microsecond
 	// least is the share of its time that a row must save in a batch: the first of a batch pays for it with a wait.
@@ -124,8 +126,11 @@ func Choose(t Traits, s Settings) Setup {
 	switch setup.Policy {
 	case Adaptive:
 		setup.MaxRows, setup.MaxDelay = setup.CallRows, s.MaxDelay
-		// One processor is left to those who receive and answer: executors on all of them would only halve each other's batches.
-		setup.Executors = max(1, cores-1)
+		setup.Executors = cores
+		if !heavy(t) {
+			// One processor is left to those who receive and answer: executors on all of them would only halve each other's batches.
+			setup.Executors = max(1, cores-1)
+		}
 	case Inline:
 		setup.Executors = inlinePlaces * cores
 	}
@@ -133,6 +138,15 @@ func Choose(t Traits, s Settings) Setup {
 		setup.Executors = s.Executors
 	}
 	return setup
+}
+
+// heavy tells whether a row in a batch takes much more of a processor than receiving and answering it: then all processors are for executors.
+func heavy(t Traits) bool {
+	if len(t.Times) < 2 {
+		return false
+	}
+	last := t.Times[len(t.Times)-1]
+	return last.Took/time.Duration(last.Rows) >= 4*handling
 }
 
 // best is the policy that the measurements speak for.

@@ -59,6 +59,12 @@ func TestChoose(t *testing.T) {
 	if got := batch.Choose(pictures, batch.Settings{}).Executors; got != cores {
 		t.Errorf("direct: %d executors", got)
 	}
+	if got := batch.Choose(network, batch.Settings{}).Executors; got != cores {
+		t.Errorf("adaptive, rows of %v: %d executors", 5*ms/32, got)
+	}
+	if got := batch.Choose(trees, batch.Settings{Policy: batch.Adaptive}).Executors; got != max(1, cores-1) {
+		t.Errorf("adaptive, rows of %v: %d executors", 30*us/32, got)
+	}
 	if got := batch.Choose(network, batch.Settings{Executors: 7, MaxDelay: ms, MaxQueueRows: 3}); got.Executors != 7 || got.MaxDelay != ms || got.MaxQueueRows != 3 {
 		t.Errorf("got %+v", got)
 	}
