@@ -415,8 +415,8 @@ def test_chat_on_a_terminal(talker: FakeServer, terminal: Make) -> None:
     chat.until(r"\(cancelled\)(.|\n)*> ")
     chat.send("two\n")
     chat.until(r"5 user: two(.|\n)*> ")
-    # A second Ctrl-C, with nothing under way, leaves. Between the prompt and the wait for a line the line editor does not
-    # notice a signal: who presses so early presses again.
+    # A second Ctrl-C, with nothing under way, leaves. Between the prompt and the wait for a line the line editor does
+    # not notice a signal: who presses so early presses again.
     for _ in range(int(LIMIT)):
         chat.process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):

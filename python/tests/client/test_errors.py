@@ -60,7 +60,7 @@ def detailed() -> status_pb2.Status:
     return status
 
 
-@pytest.mark.parametrize("rejection", [detailed().SerializeToString()])
+@pytest.mark.parametrize("rejection", [detailed().SerializeToString()], ids=["detailed"])
 def test_all_details_arrive(rejecting: FakeServer, connect: Connect) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         connect(rejecting.address).predict("m", {})

@@ -467,6 +467,7 @@ async def test_what_the_catalog_shows(start: Start) -> None:
             'golden case 0: model "chat" version 1 failed on this input: Non-zero status code: 99, see <...> at <...>',
         ),
     ],
+    ids=["none", "another text", "another end", "failed"],  # not the bytes: maps have no order in them
 )
 async def test_golden_texts_must_be_the_very_same(start: Start, cases: bytes, why: str) -> None:
     running = await start(cases=cases)
