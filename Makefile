@@ -197,7 +197,7 @@ test: build fitted-models ## run every test: Go, Python, exporters, conformance 
 	$(PY) -m pytest --numprocesses 2 --dist loadfile python/tests exporters/tests conformance/tests conformance/soak/tests bench/tests
 	cd bench/load && go test ./...
 	$(MAKE) --no-print-directory conformance
-	$(MAKE) --no-print-directory soak-both SOAK_SECONDS=30
+	$(MAKE) --no-print-directory soak-both SOAK_SECONDS=60
 
 CONFORMANCE := $(PY) -m concord_conformance
 ON_FIXTURES := --models {models} --config {config} --listen 127.0.0.1:0 --http 127.0.0.1:0
@@ -256,6 +256,7 @@ bench-programs: build $(BENCH)/files/m2.json
 bench: bench-programs $(BENCH_PEERS:%=$(BENCH)/%/.stamp) $(BENCH)/plots/.stamp ## every server side by side, about 2 hours; peers are 1 GB of downloads; results in docs/benchmarks
 	$(BENCH_RUN)
 	$(MAKE) --no-print-directory bench-report
+	$(MAKE) --no-print-directory bench-generate
 
 .PHONY: bench-report
 bench-report: $(BENCH)/plots/.stamp ## tables and plots of build/bench/results.json into docs/benchmarks
@@ -276,7 +277,7 @@ bench-profiles: bench-programs $(BENCH)/plots/.stamp ## where both servers' time
 	$(PY) -m bench.profiles $(BENCH_OUT)
 
 .PHONY: bench-generate
-bench-generate: build $(call MANIFESTS,tiny-chat smollm2) ## text of both servers beside the bare decode loop, about 20 minutes; results in docs/benchmarks
+bench-generate: build $(call MANIFESTS,tiny-chat smollm2) ## text of both servers beside the bare decode loop, about 10 minutes; results in docs/benchmarks
 	$(PY) -m bench.generate --out $(BENCH)/generate.json --report $(BENCH_OUT)/generate.md
 
 .PHONY: bench-test
