@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from concord_server import __version__, telemetry
+from concord_server import __version__, allocator, telemetry
 from concord_server.config import Address, Config
 from concord_server.live import Live
 from concord_server.worker import Worker
@@ -37,6 +37,7 @@ def run(config: Config, arguments: Sequence[str]) -> int:
 
     `arguments` are those of the command line: the configuration is read again when its file changes.
     """
+    allocator.few_arenas()
     # The event loop answers health while threads are busy with Python: it must not wait 5 ms for each of its turns.
     sys.setswitchinterval(0.001)
     import uvloop

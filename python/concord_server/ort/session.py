@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import c_char_p, c_size_t
 from typing import Any
 
+from concord_server.allocator import give_back
 from concord_server.fault import quote
 from concord_server.model import Call, SessionError
 from concord_server.ort.api import FATAL, Api
@@ -32,18 +33,6 @@ _KINDS = {2: "a sequence", 3: "a map", 4: "opaque", 5: "a sparse tensor", 6: "op
 def api() -> Api:
     """ONNX Runtime, loaded once for the process."""
     return Api(library())
-
-
-@functools.cache
-def _malloc_trim() -> Any:
-    return getattr(ctypes.CDLL(None), "malloc_trim", None)
-
-
-def _give_back() -> None:
-    """Gives what has been freed back to the system: glibc keeps it, and a large model in many pieces is all of it."""
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(c_size_t(0))
 
 
 class Runtime:
@@ -84,7 +73,7 @@ class Runtime:
             pointer = api.make("CreateSessionFromArray", api.environment, graph, len(graph), options)
         finally:
             api.ReleaseSessionOptions(options)
-            _give_back()
+            give_back()
         return OrtSession(api, pointer, self._device)
 
 
@@ -125,7 +114,7 @@ class OrtSession:
         if self._binding:
             self._binding.close()
         self.api.ReleaseSession(self.pointer)
-        _give_back()
+        give_back()
 
     def run(self, inputs: Sequence[Tensor], wanted: Sequence[int], call: Call) -> list[Tensor]:
         """See model.Session. The outputs share ONNX Runtime's memory and may be written to."""
