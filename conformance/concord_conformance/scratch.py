@@ -58,19 +58,21 @@ class Scratch:
     def _copy(self, copy: suite_pb2.PackageCopy) -> None:
         source, target = self._source(getattr(copy, "from")), self.path / copy.to
         target.parent.mkdir(parents=True, exist_ok=True)
-        names = list(copy.files) or sorted(file.name for file in source.iterdir())
-        # In place, file by file, where the case says which; else whole, by a rename.
-        place = target if copy.files else self._beside()
-        place.mkdir(exist_ok=True)
-        for name in names:
-            if not (source / name).is_file():
-                raise ScratchError(f"the fixture has no file {name!r}")
-            data = (source / name).read_bytes()
-            (place / name).write_bytes(data[: copy.bytes] if copy.bytes else data)
-        if place is not target:
-            if target.exists():
-                target.rename(self._beside())
-            place.rename(target)
+        if copy.files:
+            # In place, file by file.
+            target.mkdir(exist_ok=True)
+            for name in copy.files:
+                if not (source / name).is_file():
+                    raise ScratchError(f"the fixture has no file {name!r}")
+                data = (source / name).read_bytes()
+                (target / name).write_bytes(data[: copy.bytes] if copy.bytes else data)
+            return
+        # Whole, by a rename.
+        beside = self._beside()
+        shutil.copytree(source, beside)
+        if target.exists():
+            target.rename(self._beside())
+        beside.rename(target)
 
     def _remove(self, target: Path) -> None:
         if not target.exists():

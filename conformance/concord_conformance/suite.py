@@ -258,6 +258,8 @@ def _check_action(step: suite_pb2.Step, where: str) -> None:
                 "remove": (change.remove,),
                 "write": (change.write.path,),
             }.get(change.WhichOneof("change") or "", ("",))
+            if change.copy.bytes and not change.copy.files:
+                raise SuiteError(f"{where}: repository: expected the files of which there are to be only so many bytes")
             if not all(inside(path) for path in paths):
                 raise SuiteError(f"{where}: repository: expected paths below its root, got {list(paths)}")
         case "signal":

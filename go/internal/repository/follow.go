@@ -76,6 +76,7 @@ func (r *Repository) look() (settled map[string][]*version, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	settled = map[string][]*version{}
+	r.looks++
 	// Gone is what two scans in a row have not found: replacing a directory takes two renames, and a scan may fall between them.
 	for id, m := range r.models {
 		switch {
@@ -120,38 +121,79 @@ func (r *Repository) compare(id string, found *found) (settled []*version) {
 	if m.relabel(found) {
 		changed = true
 	}
-	for number, v := range m.versions {
-		_, there := found.versions[number]
-		missed := v.missed
-		v.missed = !there
-		if !there && missed && !v.gone {
-			r.drain(id, v)
-			if v.State != Draining {
-				delete(m.versions, number)
-			}
-			changed = true
-		}
-	}
 	for number, seen := range found.versions {
 		v := m.versions[number]
 		switch {
 		case v == nil || v.gone:
-			m.versions[number] = &version{Version: Version{Number: number, State: Loading}, seen: seen}
+			m.versions[number] = arrived(number, r.looks)
+			m.versions[number].seen = seen
 			changed = true
 		case v.seen == seen:
 			settled = append(settled, v)
 		default:
 			v.seen = seen
 			if v.State == Failed {
-				v.Version = Version{Number: number, State: Loading}
+				v.again(r.looks)
 				changed = true
 			}
 		}
+	}
+	for number, v := range m.versions {
+		if _, there := found.versions[number]; there {
+			v.missed, v.kept, v.found = false, false, r.looks
+			continue
+		}
+		missed := v.missed
+		v.missed = true
+		if v.gone || !missed || r.keep(id, v, found) {
+			continue
+		}
+		r.drain(id, v)
+		if v.State != Draining {
+			delete(m.versions, number)
+		}
+		changed = true
 	}
 	if changed {
 		r.publish(id)
 	}
 	return settled
+}
+
+// keep tells whether a version that has gone from disk goes on: where another one is loading in its place, until that is ready, so that no request falls
+// between the two. Where what came in its place has failed the old one still goes on, unless another is ready; and it goes with the last that is there.
+func (r *Repository) keep(id string, v *version, found *found) bool {
+	if v.State != Ready {
+		return false
+	}
+	loading, failed, ready := false, false, false
+	for number := range found.versions {
+		other := r.models[id].versions[number]
+		switch other.State {
+		case Loading:
+			loading = true
+		case Ready:
+			ready = true
+		case Failed:
+			failed = failed || other.came > v.found
+		}
+	}
+	kept := loading || failed && !ready
+	if kept && !v.kept {
+		r.options.Log.Info("model version goes on until another is ready", "model_id", id, "model_version", v.Number)
+	}
+	v.kept = kept
+	return kept
+}
+
+// arrived is a version that is new on disk.
+func arrived(number string, look uint64) *version {
+	return &version{Version: Version{Number: number, State: Loading}, came: look, found: look}
+}
+
+// again lets a version that has failed be loading once more: its files have changed.
+func (v *version) again(look uint64) {
+	v.Version, v.came = Version{Number: v.Number, State: Loading}, look
 }
 
 // remove takes a model out whose directory is gone.
@@ -291,7 +333,7 @@ func (r *Repository) publish(id string) {
 		}
 		return
 	}
-	entry := &Entry{ID: id, Labels: m.labels, Versions: make([]Version, 0, len(m.versions))}
+	entry := &Entry{ID: id, Labels: r.labels(id, m, before), Versions: make([]Version, 0, len(m.versions))}
 	for _, v := range m.versions {
 		entry.Versions = append(entry.Versions, v.Version)
 	}
@@ -307,6 +349,29 @@ func (r *Repository) publish(id string) {
 	if r.options.Changed != nil && (before == nil || before.IsReady() != entry.IsReady()) {
 		r.options.Changed(id, entry.IsReady())
 	}
+}
+
+// labels are those that requests may name: a label moves once the version that it is to name is ready, and until then stays with the one before.
+func (r *Repository) labels(id string, m *known, before *Entry) map[string]string {
+	isReady := func(number string) bool {
+		v := m.versions[number]
+		return v != nil && v.State == Ready
+	}
+	labels, waiting := maps.Clone(m.labels), map[string]string{}
+	for label, number := range m.labels {
+		if before == nil || isReady(number) {
+			continue
+		}
+		if old, was := before.Labels[label]; was && old != number && isReady(old) {
+			labels[label], waiting[label] = old, number
+			if m.waiting[label] != number {
+				r.options.Log.Info("label goes on until its new version is ready", "model_id", id, "label", label, "model_version", old,
+					"new_version", fault.Shown(number))
+			}
+		}
+	}
+	m.waiting = waiting
+	return labels
 }
 
 func (r *Repository) report(id string, v Version, took time.Duration) {

@@ -33,7 +33,7 @@ func (r *Repository) Glance(ctx context.Context) {
 		for number, seen := range models[id].versions {
 			v := m.versions[number]
 			if v == nil || v.gone {
-				v = &version{Version: Version{Number: number, State: Loading}}
+				v = arrived(number, r.looks+1)
 				m.versions[number] = v
 				changed = true
 			}
@@ -44,7 +44,7 @@ func (r *Repository) Glance(ctx context.Context) {
 			}
 			v.seen, v.missed = seen, false
 			if v.State == Failed {
-				v.Version = Version{Number: number, State: Loading}
+				v.again(r.looks + 1)
 				changed = true
 			}
 			complete = append(complete, v)

@@ -77,6 +77,7 @@ type Repository struct {
 
 	mu     sync.Mutex
 	models map[string]*known
+	looks  uint64         // scans so far
 	turns  chan struct{}  // loads under way
 	work   sync.WaitGroup // loads under way
 	loads  int            // loads that have begun and not ended
@@ -84,7 +85,8 @@ type Repository struct {
 
 // known is what the repository knows of a model.
 type known struct {
-	labels   map[string]string
+	labels   map[string]string   // as they are on disk
+	waiting  map[string]string   // labels that are to name a version that is not ready yet, and that version
 	versions map[string]*version // by number
 	missed   bool                // the last scan did not find it
 }
@@ -97,7 +99,10 @@ type version struct {
 	glimpsed fingerprint        // of its files at the last glance
 	cancel   context.CancelFunc // of the load under way, or nil
 	gone     bool               // it has left the repository
+	came     uint64             // the scan that it came with or before, or before which it changed after it had failed
+	found    uint64             // the scan that found it last
 	missed   bool               // the last scan did not find it
+	kept     bool               // it is not found any more and goes on: what came in its place is not ready
 }
 
 // Entry is one model of the repository at one time. It does not change.

@@ -43,8 +43,14 @@ class _Directory:
     tried: Look | None = None
     """How it looked when it was last loaded."""
     loading: bool = False
+    came: int = 0
+    """The look that it came with or before, or before which it changed after it had failed."""
+    found: int = 0
+    """The look that found it last."""
     missed: bool = False
     """Whether the last look did not find it."""
+    kept: bool = False
+    """Whether it is not found any more and goes on: what came in its place is not ready."""
 
 
 class Repository:
@@ -85,9 +91,12 @@ class Repository:
         self._missed: set[str] = set()  # models that the last look did not find
         self._told: dict[str, str] = {}  # what was left out at the last look, and why
         self._lock = threading.Lock()  # of what follows; readers take the whole mapping of entries as it is
+        self._looks = 0  # so far
         self._directories: dict[_Key, _Directory] = {}
         self._settled: list[_Key] = []  # to be loaded
         self._entries: Mapping[str, Entry] = {}
+        self._labels: dict[str, Mapping[str, str]] = {}  # by model, as they are on disk
+        self._waiting: dict[str, dict[str, str]] = {}  # by model, labels to versions not ready yet
         self._loads: list[Future[None]] = []
         self._closed = False
 
@@ -143,6 +152,7 @@ class Repository:
                 self._tell({".": str(error)})
                 return ()
             with self._lock:
+                self._looks += 1
                 missing = self._entries.keys() - found.keys()
                 entries = {model_id: self._step(model_id, model) for model_id, model in found.items()}
                 entries |= {model_id: self._entries[model_id] for model_id in missing - self._missed}
@@ -212,19 +222,22 @@ class Repository:
         if found is None:
             return known
         before = {version.number: version for version in known.versions}
-        versions = []
-        for number in sorted(before.keys() | found.versions.keys(), key=version_order):
-            version = before.get(number)
-            if number in found.versions:
-                versions.append(self._found((model_id, number), version, found.versions[number]))
-            elif version is not None and (left := self._missing((model_id, number), version)) is not None:
-                versions.append(left)
-        return Entry(model_id, known.labels if found.labels is None else found.labels, tuple(versions))
+        there = {
+            number: self._there((model_id, number), before.get(number), look) for number, look in found.versions.items()
+        }
+        versions = dict(there)
+        for number in before.keys() - there.keys():
+            left = self._missing((model_id, number), before[number], there)
+            if left is not None:
+                versions[number] = left
+        if found.labels is not None:
+            self._labels[model_id] = found.labels
+        return Entry(model_id, known.labels, tuple(versions[number] for number in sorted(versions, key=version_order)))
 
-    def _found(self, key: _Key, version: Version | None, look: Look | None) -> Version:
+    def _there(self, key: _Key, version: Version | None, look: Look | None) -> Version:
         """A version whose directory is there; queues it where it is to be loaded."""
-        directory = self._directories.setdefault(key, _Directory())
-        directory.missed = False
+        directory = self._directories.setdefault(key, _Directory(came=self._looks))
+        directory.missed, directory.kept, directory.found = False, False, self._looks
         if look is None:
             if version is not None and version.model is not None:
                 return version
@@ -234,6 +247,7 @@ class Repository:
         if look != directory.tried:
             if version.state is State.FAILED:
                 version = Version(key[1], State.LOADING)
+                directory.came = self._looks
                 directory.tried = None  # whatever it turns out to be, it is tried again
             if look == directory.seen and not directory.loading:
                 directory.tried = look
@@ -248,7 +262,7 @@ class Repository:
         versions = {version.number: version for version in known.versions}
         for number, look in found.versions.items():
             key = (model_id, number)
-            directory = self._directories.setdefault(key, _Directory())
+            directory = self._directories.setdefault(key, _Directory(came=self._looks + 1, found=self._looks + 1))
             if number not in versions or versions[number].state is State.DRAINING:
                 versions[number] = Version(number, State.LOADING)
             same, directory.glimpsed = directory.glimpsed == look, look
@@ -258,25 +272,47 @@ class Repository:
                 continue
             if versions[number].state is State.FAILED:
                 versions[number] = Version(number, State.LOADING)
+                directory.came = self._looks + 1
             directory.seen = directory.tried = look
             directory.missed, directory.loading = False, True
             self._settled.append(key)
-        in_order = tuple(versions[number] for number in sorted(versions, key=version_order))
-        return Entry(model_id, known.labels if found.labels is None else found.labels, in_order)
+        if found.labels is not None:
+            self._labels[model_id] = found.labels
+        return Entry(model_id, known.labels, tuple(versions[number] for number in sorted(versions, key=version_order)))
 
-    def _missing(self, key: _Key, version: Version) -> Version | None:
-        """A version whose directory is not there; None where nothing is left of it."""
+    def _missing(self, key: _Key, version: Version, there: Mapping[str, Version]) -> Version | None:
+        """A version whose directory is not there, beside those that are; None where nothing is left of it."""
         if version.state is State.DRAINING:
             return version
         directory = self._directories[key]
         if not directory.missed:
             directory.missed = True
             return version
+        if version.state is State.READY and self._keep(key, directory, there):
+            return version
         del self._directories[key]
         _log.info("model version removed", model_id=key[0], model_version=key[1])
         if version.model is None:
             return None
         return Version(key[1], State.DRAINING, about=version.about, leaving=weakref.ref(version.model))
+
+    def _keep(self, key: _Key, directory: _Directory, there: Mapping[str, Version]) -> bool:
+        """Whether a version that has gone from disk goes on, beside those that are there.
+
+        Where another one is loading in its place it does, until that is ready, so that no request falls between the
+        two. Where what came in its place has failed the old one still goes on, unless another is ready; and it goes
+        with the last that is there.
+        """
+        states = {version.state for version in there.values()}
+        failed = any(
+            version.state is State.FAILED and self._directories[key[0], number].came > directory.found
+            for number, version in there.items()
+        )
+        kept = State.LOADING in states or (failed and State.READY not in states)
+        if kept and not directory.kept:
+            _log.info("model version goes on until another is ready", model_id=key[0], model_version=key[1])
+        directory.kept = kept
+        return kept
 
     def _forget(self, entry: Entry) -> None:
         """A model whose directory has gone."""
@@ -295,14 +331,40 @@ class Repository:
         self._tell_states(before)
 
     def _publish(self, entries: Mapping[str, Entry]) -> None:
-        before, self._entries = self._entries, entries
+        before = self._entries
+        entries = {
+            model_id: entry if entry is before.get(model_id) else replace(entry, labels=self._served_labels(entry))
+            for model_id, entry in entries.items()
+        }
+        self._entries = entries
         for model_id, entry in entries.items():
             ready = entry.default is not None
             if model_id not in before or (before[model_id].default is not None) != ready:
                 self._changed(model_id, ready)
         for model_id in before.keys() - entries.keys():
+            self._labels.pop(model_id, None)
+            self._waiting.pop(model_id, None)
             self._changed(model_id, None)
         self._tell_states(before)
+
+    def _served_labels(self, entry: Entry) -> Mapping[str, str]:
+        """The labels that requests may name; `entry` has those of before.
+
+        A label moves once the version that it is to name is ready, and until then stays with the one before.
+        """
+        ready = {version.number for version in entry.versions if version.state is State.READY}
+        labels = dict(self._labels.get(entry.model_id, {}))
+        waited, waiting = self._waiting.get(entry.model_id, {}), dict[str, str]()
+        for label, number in labels.items():
+            old = entry.labels.get(label, number)
+            if old == number or number in ready or old not in ready:
+                continue
+            labels[label], waiting[label] = old, number
+            if waited.get(label) != number:
+                names = {"model_id": entry.model_id, "label": label, "model_version": old, "new_version": shown(number)}
+                _log.info("label goes on until its new version is ready", **names)
+        self._waiting[entry.model_id] = waiting
+        return labels
 
     def _tell_states(self, before: Mapping[str, Entry]) -> None:
         entries = self._entries

@@ -94,9 +94,9 @@ def write(directory: Path, mark: int, *, golden: int | None = None) -> None:
     (directory / "manifest.json").write_text(json.dumps(document))
 
 
-def request(x: float, model_id: str = "m", request_id: str = "") -> bytes:
+def request(x: float, model_id: str = "m", request_id: str = "", version: str = "") -> bytes:
     """A request, packed."""
-    made = inference_service_pb2.PredictRequest(model_id=model_id, request_id=request_id)
+    made = inference_service_pb2.PredictRequest(model_id=model_id, model_version=version, request_id=request_id)
     made.features["x"].float_value = x
     data: bytes = made.SerializeToString()
     return data
@@ -184,10 +184,13 @@ class Answered:
         return self.code is grpc.StatusCode.OK and self.sum == self.x + self.mark
 
 
-async def ask(channel: grpc.aio.Channel, x: float, *, request_id: str = "", seconds: float = LIMIT) -> Answered:
+async def ask(
+    channel: grpc.aio.Channel, x: float, *, request_id: str = "", version: str = "", seconds: float = LIMIT
+) -> Answered:
     """Asks once. `x` is a small whole number, so that sums are exact."""
     try:
-        data = await channel.unary_unary(PREDICT)(request(x, request_id=request_id), timeout=seconds)
+        packed = request(x, request_id=request_id, version=version)
+        data = await channel.unary_unary(PREDICT)(packed, timeout=seconds)
     except grpc.aio.AioRpcError as error:
         return Answered(error.code(), error.details() or "", x)
     answer = inference_service_pb2.PredictResponse.FromString(data).predictions

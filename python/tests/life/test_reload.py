@@ -27,13 +27,14 @@ CHANNELS = 4
 class Load:
     """Asks at a rate, on several connections, until it is stopped."""
 
-    def __init__(self, kit: SimpleNamespace, target: str, rate: float) -> None:
+    def __init__(self, kit: SimpleNamespace, target: str, rate: float, version: str = "") -> None:
         self.kit = kit
         self.answers: list[Any] = []
         self.latest = 0.0
         """The mark of the newest answer."""
         self.begin = time.monotonic()
         self._rate = rate
+        self._version = version
         self._stopped = False
         self._channels = [grpc.aio.insecure_channel(target, options=kit.options(False)) for _ in range(CHANNELS)]
         self._asking: set[asyncio.Task[None]] = set()
@@ -53,7 +54,7 @@ class Load:
             await asyncio.sleep(1 / 200)
 
     async def _ask(self, channel: grpc.aio.Channel, x: float) -> None:
-        answer = await self.kit.ask(channel, x)
+        answer = await self.kit.ask(channel, x, version=self._version)
         self.answers.append(answer)
         self.latest = answer.mark
 
@@ -105,6 +106,37 @@ async def test_no_reload_fails_a_request(
     rate = await load.stop()
     print(f"\n{how}: {RELOADS} reloads in {took:.1f} s, {len(load.answers)} requests, {rate:.0f} a second, 0 failed")
     load.check()
+    assert server.end() == 0
+
+
+@pytest.mark.timeout(300)
+async def test_a_repository_that_is_swapped_by_a_link_fails_no_request(
+    kit: SimpleNamespace, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    """As git-sync deploys: each state is a directory of its own, and the link that is given as --models moves on."""
+    models, beside = tmp_path / "models", tmp_path / "beside"
+
+    def deploy(state: int) -> None:
+        # The version's number changes each second time, its content always; the label names the one that there is.
+        number = state // 2 + 1
+        kit.write(tmp_path / f"state-{state}/m/{number}", state)
+        (tmp_path / f"state-{state}/m/labels.json").write_text(f'{{"stable": "{number}"}}')
+        beside.symlink_to(f"state-{state}")
+        beside.rename(models)
+
+    deploy(1)
+    server = start(models, "--repository-poll-ms", "20")
+    loads = [Load(kit, server.target, RATE / 2), Load(kit, server.target, RATE / 2, version="stable")]
+    for state in range(1, 7):
+        if state > 1:
+            deploy(state)
+        for load in loads:
+            await load.until(state)
+        if state > 1:
+            await asyncio.to_thread(shutil.rmtree, tmp_path / f"state-{state - 1}")
+    for load in loads:
+        await load.stop()
+        load.check()
     assert server.end() == 0
 
 

@@ -1154,17 +1154,17 @@ func (*RepositoryChange_Remove) isRepositoryChange_Change() {}
 
 func (*RepositoryChange_Write) isRepositoryChange_Change() {}
 
-// PackageCopy brings a version of a fixture. It is written beside its place and appears whole, by a rename; one that is there already is
+// PackageCopy brings a version of a fixture, or a whole fixture. It is written beside its place and appears whole, by a rename; one that is there already is
 // renamed away right before.
 type PackageCopy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A fixture's version, "version/2".
+	// A fixture's version, "version/2", or a fixture, "version".
 	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// Where it comes, "version/3".
+	// Where it comes, "version/3" or "version".
 	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	// Only these of its files, one after the other and in place: half of a version that is being copied.
 	Files []string `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
-	// Only so many bytes of each file. 0: all.
+	// Only so many bytes of each of `files`. 0: all.
 	Bytes         int64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -333,7 +333,8 @@ type Model struct {
 	ModelId string `protobuf:"bytes,1,opt,name=model_id,json=modelId,proto3" json:"model_id,omitempty"`
 	// The number of the version that answers a request without a version: the highest that is ready. Empty while none is.
 	DefaultVersion string `protobuf:"bytes,2,opt,name=default_version,json=defaultVersion,proto3" json:"default_version,omitempty"`
-	// Labels and the version number each stands for. A label may name a version that is not ready or not there.
+	// Labels and the version number each stands for. A label may name a version that is not ready or not there; one that is to name another version
+	// stays with the one before, while that is ready, until the other is.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// All versions in the repository, by ascending number.
 	Versions      []*ModelVersion `protobuf:"bytes,4,rep,name=versions,proto3" json:"versions,omitempty"`
