@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -27,9 +29,17 @@ def main(arguments: Sequence[str]) -> int:
         print(f"concord_server: {error}", file=sys.stderr)
         return EXIT_CONFIG
     telemetry.start()
+    _open_files()
     if config.processes > 1 and not Worker.is_one():
         return supervisor.run(config, arguments)
     return serving.run(config, arguments)
+
+
+def _open_files() -> None:
+    """Takes as many descriptors as the system gives: the usual soft limit of 1024 would be as many clients."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _version() -> str:

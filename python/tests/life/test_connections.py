@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -53,6 +55,29 @@ async def test_a_client_outlives_its_connections(
     codes = {(one.code.name, one.details) for one in answers}
     assert codes == {("OK", "")}
     assert all(one.whole for one in answers)
+
+
+async def test_connections_may_be_more_than_the_soft_limit(
+    kit: SimpleNamespace, tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    """Of open files; it is 1024 nearly everywhere, and servers may raise it."""
+    kit.write(tmp_path / "models/m/1", 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1024:
+        pytest.skip(f"the hard limit of open files is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = start(tmp_path / "models")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1024), hard))
+    host, port = server.target.rsplit(":", 1)
+    with contextlib.ExitStack() as idle:
+        for _ in range(400):
+            idle.enter_context(socket.create_connection((host, int(port)), timeout=kit.LIMIT))
+        async with grpc.aio.insecure_channel(server.target, options=kit.options(True)) as channel:
+            answer = await kit.ask(channel, 1)
+    assert answer.whole, answer
+    assert server.end() == 0
 
 
 async def test_new_servers_get_their_share(kit: SimpleNamespace, tmp_path: Path, start: Callable[..., Any]) -> None:
