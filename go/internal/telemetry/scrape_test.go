@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -171,6 +172,34 @@ func bounds(s scraped, name string) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(all))
+}
+
+// lost is a connection to a scraper, which fails so.
+type lost struct {
+	*httptest.ResponseRecorder
+	err error
+}
+
+func (l lost) Write([]byte) (int, error) { return 0, l.err }
+
+func TestScraperLeaves(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  error
+		said bool
+	}{
+		{"hangs up", &net.OpError{Op: "write", Err: unix.EPIPE}, false},
+		{"something else", errors.New("disk full"), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var out strings.Builder
+			handler := New(Options{Log: slog.New(slog.NewJSONHandler(&out, nil))}).Handler()
+			handler.ServeHTTP(lost{httptest.NewRecorder(), c.err}, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+			if said := out.Len() > 0; said != c.said {
+				t.Errorf("got the log %q", out.String())
+			}
+		})
+	}
 }
 
 func TestVersionLeavesWithItsSeries(t *testing.T) {

@@ -6,8 +6,11 @@ package telemetry
 
 import (
 	"context"
+	"errors"
+	"log"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -84,8 +87,23 @@ func (t *Telemetry) Handler() http.Handler {
 	return promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true,
 		ErrorHandling:     promhttp.ContinueOnError, // what can be told is told
-		ErrorLog:          slog.NewLogLogger(t.log.Handler(), slog.LevelWarn),
+		ErrorLog:          scrapeLog{slog.NewLogLogger(t.log.Handler(), slog.LevelWarn)},
 	})
+}
+
+// scrapeLog hears of what goes wrong in a scrape. A scraper that has hung up is not worth a line for each metric.
+type scrapeLog struct{ log *log.Logger }
+
+// Println is promhttp.Logger's.
+func (l scrapeLog) Println(v ...any) {
+	for _, one := range v {
+		if err, ok := one.(error); ok {
+			if _, left := errors.AsType[*net.OpError](err); left {
+				return
+			}
+		}
+	}
+	l.log.Println(v...)
 }
 
 // Rejected counts an error by its reason, the name of an ErrorReason without its prefix.
