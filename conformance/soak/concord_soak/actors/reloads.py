@@ -22,8 +22,12 @@ _LOOK_SECONDS = 0.1
 
 @actor(pause=1.0, needs=["reloads"])
 async def reloads(turn: Turn) -> None:
-    """A new version in, the label to it, the old one out; now and then a broken one that must change nothing."""
-    world = turn.world
+    """A new version in, the label to it, the old one out; now and then a broken one that must change nothing.
+
+    Half of the time each waits until the one before has come true; else all are there at once, as by a deployment that
+    swaps one state of the repository for another.
+    """
+    world, at_once = turn.world, turn.rng.random() < 0.5
     (old,) = world.stamps.current("")
     if turn.rng.random() < 0.25:
         await _broken(turn)
@@ -33,20 +37,28 @@ async def reloads(turn: Turn) -> None:
     world.stamps.may("", new)
     world.stamps.may(str(new), new)
     world.scratch.bring_in(made)
+    if at_once:
+        world.stamps.may("stable", new)
+        world.scratch.label({"stable": new})
+        world.scratch.take_out(old)
     if not await _until(turn, f"version {new} ready", lambda model: _state(model, new) == model_pb2.MODEL_STATE_READY):
         return
     # The highest ready version is the default: from here on the old one answers no request that names none.
     world.stamps.may_not("", old)
-    world.stamps.may("stable", new)
-    world.scratch.label({"stable": new})
+    if not at_once:
+        world.stamps.may("stable", new)
+        world.scratch.label({"stable": new})
     if not await _until(turn, f"label at {new}", lambda model: model.labels.get("stable") == str(new)):
         return
     world.stamps.may_not("stable", old)
-    world.scratch.take_out(old)
+    if not at_once:
+        world.scratch.take_out(old)
     if not await _until(turn, f"version {old} gone", lambda model: _state(model, old) is None):
         return
     world.stamps.may_not(str(old), old)
     turn.saw("reloads")
+    if at_once:
+        turn.saw("reloads all at once")
 
 
 async def _broken(turn: Turn) -> None:
