@@ -356,6 +356,8 @@ async def test_a_caller_who_goes_frees_the_slot(start: Start) -> None:
     decoder.gate = threading.Semaphore(2)
     call = running.stream(ask("10", max_tokens=50))
     assert (await call.read()).token_id == 11
+    for _ in range(3):  # the third run waits at the gate: only a run that is under way is terminated
+        await until(lambda: decoder.began.acquire(blocking=False))
     call.cancel()
     await until(lambda: decoder.terminated)
     decoder.gate = None

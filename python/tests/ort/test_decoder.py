@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -255,17 +256,19 @@ def test_memory_is_taken_when_it_is_used_and_runs_leave_none(kit: SimpleNamespac
     before = rss()
     one = kit.decoder(slots=64, most=1 << 33, context_length=1 << 16)
     assert one.cache_bytes == 1 << 31
-    for _ in range(50):
-        one.run([Row(0, 5, [1])], Call())
-        one.run([Row(0, 0, [1] * 20)], Call())
-        one.run([Row(slot, 5, [1]) for slot in (0, 2, 5)], Call())
-    used = rss()
-    assert used - before < 256 << 20  # of 2 GiB; the system may give 2 MiB at a time
-    for _ in range(3000):
-        one.run([Row(0, 5, [1])], Call())
-        one.run([Row(0, 0, [1] * 20)], Call())
-        one.run([Row(slot, 5, [1]) for slot in (0, 2, 5)], Call())
-    assert rss() - used < 1 << 20
+
+    def runs(times: int) -> int:
+        for _ in range(times):
+            one.run([Row(0, 5, [1])], Call())
+            one.run([Row(0, 0, [1] * 20)], Call())
+            one.run([Row(slot, 5, [1]) for slot in (0, 2, 5)], Call())
+        return rss()
+
+    used = [runs(50)]
+    assert used[0] - before < 256 << 20  # of 2 GiB; the system may give 2 MiB at a time
+    used += [runs(1000) for _ in range(4)]
+    # What runs leave, each thousand leaves; the system may make huge pages of the caches' at any time.
+    assert min(later - earlier for earlier, later in itertools.pairwise(used)) < 1 << 18, used
 
 
 def test_a_decoder_leaves_nothing(kit: SimpleNamespace) -> None:
