@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 import click
 
@@ -112,21 +115,22 @@ class _Talk:
     def answer(self, prompt: str) -> None:
         """Gives one answer, word by word. Raises FailedError, or KeyboardInterrupt, where that ends the command."""
         asked = [*self._messages, {"role": "user", "content": prompt}]
-        stream = self.client.stream(self.model, asked, **self.options)
-        cut = False
-        try:
-            self._print(stream)
-        except KeyboardInterrupt:
-            stream.cancel()
-            cut = True
-        except ConcordError as error:
-            if stream.text:
-                click.echo()
-            told = visible(explanation(error, self.connection, self.client, self.model), lines=True)
-            if not self.lasting:
-                raise FailedError(told) from error
-            click.secho(f"Error: {told}", fg="red", err=True)
-            return
+        with _Interrupt() as interrupt:
+            stream = self.client.stream(self.model, asked, **self.options)
+            interrupt.ends(stream)
+            try:
+                self._print(stream)
+            except KeyboardInterrupt:
+                stream.cancel()
+            except ConcordError as error:
+                if stream.text:
+                    click.echo()
+                told = visible(explanation(error, self.connection, self.client, self.model), lines=True)
+                if not self.lasting:
+                    raise FailedError(told) from error
+                click.secho(f"Error: {told}", fg="red", err=True)
+                return
+        cut = interrupt.came
         if not stream.text.endswith("\n"):
             click.echo()
         if cut and not self.lasting:
@@ -140,6 +144,41 @@ class _Talk:
         for text in _shown(stream):
             # With color, echo leaves a pipe what the model gave.
             click.echo(text, nl=False, color=True)
+
+
+class _Interrupt:
+    """Ctrl-C while an answer is given: it ends the stream, from another thread; a second one is a KeyboardInterrupt.
+
+    Raised between the taking of a lock of grpc's and the `with` that gives it back, a KeyboardInterrupt leaves it
+    locked, and nothing more comes over the connection.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._stream: TokenStream | None = None
+        self._before = signal.getsignal(signal.SIGINT)
+
+    def __enter__(self) -> Self:
+        if self._before is signal.default_int_handler:  # not where it is ignored, as behind nohup
+            signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._before)
+
+    def ends(self, stream: TokenStream) -> None:
+        """This is the stream to end."""
+        self._stream = stream
+        if self.came:
+            stream.cancel()
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.came:
+            raise KeyboardInterrupt
+        self.came = True
+        if self._stream is not None:
+            threading.Thread(target=self._stream.cancel, daemon=True).start()
 
 
 def _shown(stream: TokenStream) -> Iterator[str]:
