@@ -261,6 +261,11 @@ CALL = "- {call: {predict: {}}, expect: {}, background: a}"
         ("server: {models: [version]}", ["- {signal: SIGKILL}"], "expected one of SIGTERM"),
         ("server: {models: [version]}", ["- {repository: {remove: ../version}}"], "expected paths below its root"),
         ("server: {models: [version]}", ["- {repository: {}}"], "expected paths below its root"),
+        (
+            "server: {models: [version]}",
+            ["- {repository: {copy: {from: version/2, to: version/3, bytes: 10}}}"],
+            "expected the files of which",
+        ),
         ("server: {models: [/version]}", [CALL], "expected a fixture"),
         ("server: {config: {max_requests_ms: 1}}", [CALL], "no field named"),
         ("", ["- {call: {predict: {}}, expect: {trailers: [{key: a, pattern: '('}]}}"], "unterminated"),
@@ -299,8 +304,14 @@ def test_a_scratch_repository(tmp_path: Path) -> None:
     assert (half.name, half.stat().st_size) == ("model.onnx", 10)
     change(write={"path": "version/labels.json", "text": "{}"})
     assert (models / "version" / "labels.json").read_text(encoding="utf-8") == "{}"
+    change(copy={"from": "small-batch", "to": "version"})  # a whole fixture, in one moment
+    assert [path.name for path in (models / "version").iterdir()] == ["1"]
+    change(copy={"from": "version", "to": "version"})
+    assert sorted(path.name for path in (models / "version").iterdir()) == ["1", "10", "2", "labels.json"]
+    change(remove="version/10")
+    change(copy={"from": "version/2", "to": "version/4", "files": ["model.onnx"], "bytes": 10})
     change(remove="version/labels.json")
-    change(remove="version/3")
+    change(remove="version/2")
     assert sorted(path.name for path in (models / "version").iterdir()) == ["1", "4"]
     with pytest.raises(ScratchError, match="the repository has no version/3"):
         change(remove="version/3")

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import pty
+import queue
 import re
 import select
 import signal
@@ -17,10 +18,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from concord_client.command.chat import _Interrupt
 from concord_proto.inference.v1 import inference_service_pb2, model_pb2, timing_pb2
 
 if TYPE_CHECKING:
@@ -395,6 +398,29 @@ def test_chat_tells_an_error(talker: FakeServer) -> None:
     assert "INTERNAL MODEL_EXECUTION_FAILED: the model failed" in result.stderr.decode()
     assert len(talker.requests("StreamPredict")) == 1
     assert piped(talker, "chat", "m", "x", "--temperature", "-1").returncode == 2
+
+
+def test_an_interrupt_is_not_raised_where_grpc_holds_a_lock() -> None:
+    """It cancels from another thread; only a second one is raised. Afterwards all is as before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    cancelled: queue.Queue[threading.Thread] = queue.Queue()
+    stream: Any = SimpleNamespace(cancel=lambda: cancelled.put(threading.current_thread()))
+    try:
+        with _Interrupt() as interrupt:
+            interrupt.ends(stream)
+            assert not interrupt.came
+            signal.raise_signal(signal.SIGINT)
+            assert interrupt.came
+            assert cancelled.get(timeout=LIMIT) is not threading.main_thread()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        with _Interrupt() as interrupt:  # before there is a stream
+            signal.raise_signal(signal.SIGINT)
+            interrupt.ends(stream)
+        assert cancelled.get(timeout=LIMIT) is threading.main_thread()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_chat_on_a_terminal(talker: FakeServer, terminal: Make) -> None:
